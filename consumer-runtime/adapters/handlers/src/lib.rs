@@ -1,0 +1,1 @@
+//! The handlers: log, email and analytics.

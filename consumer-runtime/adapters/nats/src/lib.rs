@@ -1,0 +1,1 @@
+//! Sources and dead letters on NATS JetStream and NATS core.

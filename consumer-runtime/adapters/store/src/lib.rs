@@ -1,0 +1,1 @@
+//! Stores of claims: JetStream key-value and memory.

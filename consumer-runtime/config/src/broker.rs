@@ -1,0 +1,124 @@
+//! Where the events come from.
+
+use serde::{Deserialize, Serialize};
+
+use crate::defaults;
+
+/// The broker that the events come from: exactly one of `jetStream` and `nats`.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct Broker {
+    /// NATS JetStream: events are kept until they are settled. Delivery is at least once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub jet_stream: Option<JetStream>,
+
+    /// NATS core: at most once. What is published while no consumer is connected, or faster than it can take, is gone.
+    /// `status.deliveryGuarantee` says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nats: Option<Nats>,
+}
+
+/// A JetStream stream, read through one durable pull consumer that all replicas share.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct JetStream {
+    /// URLs of the NATS servers, for example `nats://nats.nats.svc:4222`. One is enough to find the rest of a cluster.
+    /// User names and passwords do not belong here: use `authSecretRef`.
+    #[cfg_attr(
+        feature = "schema",
+        schemars(
+            length(min = 1, max = 16),
+            inner(length(min = 1, max = 256), regex(pattern = r"^nats://[^@/\s]+$"))
+        )
+    )]
+    pub servers: Vec<String>,
+
+    /// Name of the stream. Without it, the one stream whose subjects cover `subjects` is looked up at start.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(
+        feature = "schema",
+        schemars(length(min = 1, max = 255), regex(pattern = r"^[^\s.*>/\\]+$"))
+    )]
+    pub stream: Option<String>,
+
+    /// Where a new durable starts: `All` takes everything that the stream holds, `New` only what comes from then on.
+    /// Read when the durable is first made; it has no influence later.
+    #[serde(default)]
+    pub initial_position: InitialPosition,
+
+    /// Seconds that the server waits for an event to be settled before it delivers it again. A slow handler is no
+    /// reason to raise it: the runtime tells the server every third of this time that work goes on.
+    #[serde(default = "defaults::ack_wait_seconds")]
+    #[cfg_attr(feature = "schema", schemars(range(min = 2, max = 3600)))]
+    pub ack_wait_seconds: u32,
+
+    /// Secret in the same namespace with the credentials: one of the keys `creds` (a NATS credentials file), `nkey`
+    /// (an nkey seed), `token`, or both `username` and `password`. Without it, the connection is anonymous.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub auth_secret_ref: Option<SecretRef>,
+}
+
+/// NATS core subjects, shared among the replicas by a queue group.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct Nats {
+    /// URLs of the NATS servers, for example `nats://nats.nats.svc:4222`. One is enough to find the rest of a cluster.
+    /// User names and passwords do not belong here: use `authSecretRef`.
+    #[cfg_attr(
+        feature = "schema",
+        schemars(
+            length(min = 1, max = 16),
+            inner(length(min = 1, max = 256), regex(pattern = r"^nats://[^@/\s]+$"))
+        )
+    )]
+    pub servers: Vec<String>,
+
+    /// Secret in the same namespace with the credentials: one of the keys `creds` (a NATS credentials file), `nkey`
+    /// (an nkey seed), `token`, or both `username` and `password`. Without it, the connection is anonymous.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub auth_secret_ref: Option<SecretRef>,
+}
+
+/// A Secret in the namespace of the object that names it.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct SecretRef {
+    /// Name of the Secret.
+    #[cfg_attr(feature = "schema", schemars(length(min = 1, max = 253)))]
+    pub name: String,
+}
+
+/// Where a new durable starts.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub enum InitialPosition {
+    /// With the oldest event that the stream holds.
+    #[default]
+    All,
+    /// With the first event published after the durable is made.
+    New,
+}
+
+impl Broker {
+    /// The server URLs of whichever broker is set.
+    pub fn servers(&self) -> &[String] {
+        match (&self.jet_stream, &self.nats) {
+            (Some(jet_stream), _) => &jet_stream.servers,
+            (None, Some(nats)) => &nats.servers,
+            (None, None) => &[],
+        }
+    }
+
+    /// The Secret with the credentials of whichever broker is set.
+    pub fn auth_secret_ref(&self) -> Option<&SecretRef> {
+        match (&self.jet_stream, &self.nats) {
+            (Some(jet_stream), _) => jet_stream.auth_secret_ref.as_ref(),
+            (None, Some(nats)) => nats.auth_secret_ref.as_ref(),
+            (None, None) => None,
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! Attempts, the delays between them, and what happens when they are used up.
+
+use serde::{Deserialize, Serialize};
+
+use crate::defaults;
+
+/// How often and how patiently an event is handled, and where it goes when that was not enough.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase", default)]
+pub struct Delivery {
+    /// Seconds that one attempt may take. An attempt that takes longer is cut and counts as failed; its effect may have
+    /// happened, so it is counted in `millrace_possible_duplicates_total`. At most `drainTimeoutSeconds`.
+    #[serde(default = "defaults::attempt_timeout_seconds")]
+    #[cfg_attr(feature = "schema", schemars(range(min = 1, max = 3600)))]
+    pub attempt_timeout_seconds: u32,
+
+    /// Attempts that an event gets, the first included. An attempt that ends with the death of the process counts.
+    /// When all have failed, the event becomes a dead letter with the reason `RetriesExhausted`. An event that can
+    /// never succeed (it cannot be decoded, the handler refuses it) becomes a dead letter at its first attempt.
+    #[serde(default = "defaults::max_attempts")]
+    #[cfg_attr(feature = "schema", schemars(range(min = 1, max = 100)))]
+    pub max_attempts: u32,
+
+    /// The delay before the next attempt.
+    #[serde(default)]
+    pub backoff: Backoff,
+
+    /// Where dead letters go.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dead_letter: Option<DeadLetter>,
+}
+
+/// Exponential backoff: the delay doubles with each failed attempt.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase", default)]
+pub struct Backoff {
+    /// Milliseconds before the second attempt.
+    #[serde(default = "defaults::backoff_initial_milliseconds")]
+    #[cfg_attr(feature = "schema", schemars(range(min = 1, max = 3_600_000)))]
+    pub initial_milliseconds: u32,
+
+    /// Upper bound of the delay in seconds.
+    #[serde(default = "defaults::backoff_max_seconds")]
+    #[cfg_attr(feature = "schema", schemars(range(min = 1, max = 3600)))]
+    pub max_seconds: u32,
+
+    /// Percentage by which a delay is randomly shortened or lengthened, so that events which failed together do not
+    /// come back together.
+    #[serde(default = "defaults::backoff_jitter_percent")]
+    #[cfg_attr(feature = "schema", schemars(range(min = 0, max = 100)))]
+    pub jitter_percent: u8,
+}
+
+/// The subject that dead letters are published to.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct DeadLetter {
+    /// Subject, without wildcards, for example `dlq.order-emails`. With `jetStream` a stream must cover it: a dead
+    /// letter is confirmed by the broker before its original is settled. It must not match `subjects`.
+    #[cfg_attr(
+        feature = "schema",
+        schemars(length(min = 1, max = 255), regex(pattern = r"^[^\s.*>]+(\.[^\s.*>]+)*$"))
+    )]
+    pub subject: String,
+
+    /// Largest dead letter in bytes, headers included; the server's `max_payload` must allow it. The body of a larger
+    /// one is left in its stream: the dead letter says where it is and carries its SHA-256.
+    #[serde(default = "defaults::dead_letter_max_payload_bytes")]
+    #[cfg_attr(feature = "schema", schemars(range(min = 4096, max = 67_108_864)))]
+    pub max_payload_bytes: u32,
+}
+
+impl Default for Backoff {
+    fn default() -> Self {
+        Self {
+            initial_milliseconds: defaults::backoff_initial_milliseconds(),
+            max_seconds: defaults::backoff_max_seconds(),
+            jitter_percent: defaults::backoff_jitter_percent(),
+        }
+    }
+}
+
+impl Default for Delivery {
+    fn default() -> Self {
+        Self {
+            attempt_timeout_seconds: defaults::attempt_timeout_seconds(),
+            max_attempts: defaults::max_attempts(),
+            backoff: Backoff::default(),
+            dead_letter: None,
+        }
+    }
+}

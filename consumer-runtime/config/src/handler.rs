@@ -1,0 +1,70 @@
+//! What is done with an event.
+
+use serde::{Deserialize, Serialize};
+
+use crate::broker::SecretRef;
+
+/// What is done with each event: exactly one of `log`, `email` and `analytics`.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct Handler {
+    /// Writes one log line per event, without its data. To see what arrives.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log: Option<Log>,
+
+    /// Sends an e-mail to the customer for an order placed, an order shipped and a payment failed. Other events of the
+    /// shop are handled without an e-mail.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub email: Option<Email>,
+
+    /// Adds up revenue, orders and payments in memory and shows them on `/metrics` and `/status`. Totals are per pod
+    /// and gone when it ends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub analytics: Option<Analytics>,
+}
+
+/// The `log` handler.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct Log {
+    /// Level of the log line.
+    #[serde(default)]
+    pub level: LogLevel,
+}
+
+/// Level of a log line.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub enum LogLevel {
+    /// Shown only when debug logs are switched on.
+    Debug,
+    /// Shown by default.
+    #[default]
+    Info,
+}
+
+/// The `email` handler: SMTP.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct Email {
+    /// Secret in the same namespace that describes the SMTP server: `host`; `port` (default 587, or 465 with
+    /// `tls: implicit`); `tls`, one of `starttls` (default), `implicit` and `none`; and, where the server wants them,
+    /// both `username` and `password`.
+    pub smtp_secret_ref: SecretRef,
+
+    /// Sender address, for example `shop@example.com` or `The Shop <shop@example.com>`.
+    #[cfg_attr(
+        feature = "schema",
+        schemars(length(min = 3, max = 320), regex(pattern = r"^[^\r\n]*@[^\r\n]+$"))
+    )]
+    pub from: String,
+}
+
+/// The `analytics` handler. It has no settings.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct Analytics {}

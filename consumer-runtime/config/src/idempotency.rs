@@ -1,0 +1,110 @@
+//! How a repeated event is recognised.
+
+use serde::{Deserialize, Serialize};
+
+use crate::defaults;
+
+/// How a repeated event is recognised, so that its effect happens once.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase", default)]
+pub struct Idempotency {
+    /// `Claim`: an event id is claimed in the store before its handler runs and recorded as done after it; a repeated
+    /// event is skipped. `None`: every delivery is handled.
+    #[serde(default)]
+    pub mode: IdempotencyMode,
+
+    /// Seconds that a done event is remembered. Make it at least as long as the stream keeps its events.
+    #[serde(default = "defaults::retention_seconds")]
+    #[cfg_attr(feature = "schema", schemars(range(min = 60, max = 31_536_000)))]
+    pub retention_seconds: u32,
+
+    /// Where claims are kept: exactly one member. Default: `jetStreamKV` with a `jetStream` broker, `memory` with
+    /// `nats`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub store: Option<Store>,
+}
+
+/// How a repeated event is recognised.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub enum IdempotencyMode {
+    /// Not at all: every delivery is handled.
+    None,
+    /// By a claim on its id.
+    #[default]
+    Claim,
+}
+
+/// Where claims are kept: exactly one of `jetStreamKV` and `memory`.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct Store {
+    /// A JetStream key-value bucket on the same servers as the `jetStream` broker. Shared by all replicas; survives
+    /// their restarts.
+    #[serde(default, rename = "jetStreamKV", skip_serializing_if = "Option::is_none")]
+    pub jet_stream_kv: Option<JetStreamKv>,
+
+    /// The memory of one pod: not shared between replicas and gone when the pod ends. For trying out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<Memory>,
+}
+
+/// A JetStream key-value bucket. It is made when it does not exist.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase", default)]
+pub struct JetStreamKv {
+    /// Name of the bucket. Consumers may share one: keys carry the consumer's identity. The bucket's maximum age must
+    /// be at least `retentionSeconds`; a new bucket gets just that.
+    #[serde(default = "defaults::bucket")]
+    #[cfg_attr(
+        feature = "schema",
+        schemars(length(min = 1, max = 64), regex(pattern = r"^[A-Za-z0-9_-]+$"))
+    )]
+    pub bucket: String,
+
+    /// Copies that the servers keep of a new bucket.
+    #[serde(default = "defaults::bucket_replicas")]
+    #[cfg_attr(feature = "schema", schemars(range(min = 1, max = 5)))]
+    pub replicas: u8,
+}
+
+/// Claims in the memory of one pod.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase", default)]
+pub struct Memory {
+    /// Largest number of event ids remembered. When it is reached, the oldest done ones are forgotten first.
+    #[serde(default = "defaults::memory_max_entries")]
+    #[cfg_attr(feature = "schema", schemars(range(min = 1000, max = 10_000_000)))]
+    pub max_entries: u32,
+}
+
+impl Default for Idempotency {
+    fn default() -> Self {
+        Self {
+            mode: IdempotencyMode::default(),
+            retention_seconds: defaults::retention_seconds(),
+            store: None,
+        }
+    }
+}
+
+impl Default for JetStreamKv {
+    fn default() -> Self {
+        Self {
+            bucket: defaults::bucket(),
+            replicas: defaults::bucket_replicas(),
+        }
+    }
+}
+
+impl Default for Memory {
+    fn default() -> Self {
+        Self {
+            max_entries: defaults::memory_max_entries(),
+        }
+    }
+}

@@ -1,0 +1,27 @@
+//! The contract between the operator and the consumer-runtime: the configuration that the one renders and the other
+//! reads, and the status report that goes the other way.
+//!
+//! A leaf: it imports nothing of ours. The blocks that a user writes in an `EventConsumer` ([`Broker`], [`Idempotency`],
+//! [`Handler`], [`Delivery`]) are these very types, so a field has one definition, one default and one description.
+#![deny(missing_docs)]
+
+mod broker;
+mod defaults;
+mod delivery;
+mod handler;
+mod idempotency;
+mod limits;
+mod load;
+mod problem;
+mod runtime;
+pub mod status;
+mod validate;
+
+pub use broker::{Broker, InitialPosition, JetStream, Nats, SecretRef};
+pub use delivery::{Backoff, DeadLetter, Delivery};
+pub use handler::{Analytics, Email, Handler, Log, LogLevel};
+pub use idempotency::{Idempotency, IdempotencyMode, JetStreamKv, Memory, Store};
+pub use limits::Limits;
+pub use load::{LoadError, load};
+pub use problem::Problem;
+pub use runtime::{Consumer, RuntimeConfig};

@@ -1,0 +1,187 @@
+//! What `/status` of a runtime says, and what the operator makes conditions of.
+
+use serde::{Deserialize, Serialize};
+
+/// The report that `/status` gives as JSON.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct StatusReport {
+    /// Version of the runtime.
+    pub version: String,
+    /// What this process does now.
+    pub phase: Phase,
+    /// What broker, store and handler together promise.
+    pub delivery_guarantee: DeliveryGuarantee,
+    /// Everything that keeps this process from handling events. Empty when it works.
+    #[serde(default)]
+    pub problems: Vec<StatusProblem>,
+    /// What waits and what is at work.
+    pub lag: Lag,
+    /// Totals since the process started.
+    pub totals: Totals,
+    /// Aggregates of the `analytics` handler.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub analytics: Option<AnalyticsReport>,
+}
+
+/// What a runtime process does now.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub enum Phase {
+    /// It connects to its broker, store and handler.
+    Starting,
+    /// It takes events.
+    Running,
+    /// It finishes what it has taken, and takes no more.
+    Draining,
+}
+
+/// What broker, store and handler together promise.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub enum DeliveryGuarantee {
+    /// What the broker drops is gone.
+    AtMostOnce,
+    /// Nothing is lost; duplicates are possible, only in a counted crash window where events are claimed.
+    AtLeastOnce,
+}
+
+/// One thing that keeps a process from handling events.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct StatusProblem {
+    /// The part that does not work.
+    pub part: Part,
+    /// Stable name of what is wrong.
+    pub reason: ProblemReason,
+    /// What is wrong and what to do, for a person.
+    pub message: String,
+}
+
+/// A part that a consumer needs. Each has a condition of its own.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
+pub enum Part {
+    /// Shown as the condition `BrokerReady`.
+    Broker,
+    /// Shown as the condition `StoreReady`.
+    Store,
+    /// Shown as the condition `HandlerReady`.
+    Handler,
+}
+
+/// Why a part does not work. A condition's reason: stable.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
+pub enum ProblemReason {
+    /// The connection is being made for the first time.
+    Connecting,
+    /// No server answers at the given address.
+    Unreachable,
+    /// The server refuses the credentials, or they do not allow what is asked.
+    Unauthorized,
+    /// The Secret does not exist, or lacks a key.
+    SecretMissing,
+    /// The Secret is there, and what it holds cannot be used.
+    SecretInvalid,
+    /// The stream does not exist.
+    StreamNotFound,
+    /// No stream covers the dead-letter subject.
+    DeadLetterStreamNotFound,
+    /// The durable exists with settings that cannot be changed, or was deleted.
+    DurableConflict,
+    /// The bucket exists with settings that do not fit.
+    BucketConflict,
+    /// The server answers with an error.
+    Failing,
+}
+
+impl ProblemReason {
+    /// The reason as it stands in a condition.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Connecting => "Connecting",
+            Self::Unreachable => "Unreachable",
+            Self::Unauthorized => "Unauthorized",
+            Self::SecretMissing => "SecretMissing",
+            Self::SecretInvalid => "SecretInvalid",
+            Self::StreamNotFound => "StreamNotFound",
+            Self::DeadLetterStreamNotFound => "DeadLetterStreamNotFound",
+            Self::DurableConflict => "DurableConflict",
+            Self::BucketConflict => "BucketConflict",
+            Self::Failing => "Failing",
+        }
+    }
+
+    /// Whether waiting cannot help: somebody must change the object, its Secret or the broker's set-up.
+    pub fn needs_change(self) -> bool {
+        match self {
+            Self::Connecting | Self::Unreachable | Self::Failing => false,
+            Self::Unauthorized
+            | Self::SecretMissing
+            | Self::SecretInvalid
+            | Self::StreamNotFound
+            | Self::DeadLetterStreamNotFound
+            | Self::DurableConflict
+            | Self::BucketConflict => true,
+        }
+    }
+}
+
+/// What waits and what is at work.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Lag {
+    /// Events in the stream that no replica has taken yet; absent while unknown, and always with NATS core.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pending: Option<u64>,
+    /// Deliveries taken by this process and not yet settled.
+    pub in_flight: u64,
+}
+
+/// Totals since a process started.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Totals {
+    /// Deliveries taken from the broker.
+    pub deliveries: u64,
+    /// Deliveries that the broker had made before.
+    pub redeliveries: u64,
+    /// Events whose handler succeeded.
+    pub handled: u64,
+    /// Deliveries of events that were done already.
+    pub duplicates_skipped: u64,
+    /// Deliveries of types that this consumer leaves alone.
+    pub ignored: u64,
+    /// Attempts that failed and will be repeated.
+    pub retries: u64,
+    /// Dead letters confirmed by the broker.
+    pub dead_letters: u64,
+    /// Attempts after one whose effect may have happened: the crash window.
+    pub possible_duplicates: u64,
+    /// Records refused because somebody else had taken the claim over.
+    pub fenced: u64,
+}
+
+/// Aggregates of the `analytics` handler. Money is an exact decimal, as a string.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct AnalyticsReport {
+    /// Sum of the total amounts of all orders placed.
+    pub total_revenue: String,
+    /// Orders placed.
+    pub orders: u64,
+    /// Orders shipped.
+    pub shipments: u64,
+    /// Customers with at least one order.
+    pub customers: u64,
+    /// `total_revenue` divided by `orders`, rounded to cents.
+    pub average_order_value: String,
+    /// Payments that succeeded.
+    pub payments_succeeded: u64,
+    /// Payments that failed.
+    pub payments_failed: u64,
+    /// Share of payments that succeeded, in percent with one decimal.
+    pub payment_success_percent: String,
+    /// Sum of successful payments by payment method.
+    pub amount_by_payment_method: std::collections::BTreeMap<String, String>,
+    /// Items sold by product.
+    pub quantity_by_product: std::collections::BTreeMap<String, u64>,
+}

@@ -1,0 +1,1 @@
+//! The domain and the ports of the consumer-runtime, without IO.

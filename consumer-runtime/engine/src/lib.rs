@@ -1,0 +1,1 @@
+//! The orchestration of the consumer-runtime over its ports.

@@ -1,0 +1,3 @@
+//! The shared runtime of all EventConsumers.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! In-memory doubles with fault plans, contract suites and real servers for tests.

@@ -1,0 +1,3 @@
+//! The Millrace operator.
+
+fn main() {}
