@@ -1,1 +1,21 @@
-//! The domain and the ports of the consumer-runtime, without IO.
+//! The domain of the consumer-runtime and its ports, without IO.
+//!
+//! Nothing here awaits time or sockets: time comes in as a value, decisions go out as values, and the engine acts on
+//! them. The ports are traits that the adapters implement.
+#![deny(missing_docs, clippy::wildcard_enum_match_arm)]
+#![cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
+
+pub mod backoff;
+pub mod claim;
+pub mod decide;
+pub mod delivery;
+pub mod health;
+pub mod key;
+pub mod lane;
+pub mod outcome;
+pub mod ports;
+pub mod retry;
+pub mod routing;
+pub mod settle;
+pub mod time;
+pub mod window;

@@ -1,1 +1,22 @@
-//! The orchestration of the consumer-runtime over its ports.
+//! The orchestration of the consumer-runtime: the line that every message takes, over the ports of `millrace-core`.
+//!
+//! It knows neither broker nor store nor handler by name; it asks what they can do.
+
+mod attempt;
+pub mod clock;
+mod gate;
+mod give_up;
+mod intake;
+mod keepalive;
+mod line;
+pub mod metrics;
+mod policy;
+mod record;
+mod retry_queue;
+mod run;
+mod settle;
+mod shared;
+pub mod tasks;
+
+pub use policy::Policy;
+pub use run::{Drained, Engine};

@@ -1,1 +1,21 @@
-//! Sources and dead letters on NATS JetStream and NATS core.
+//! NATS: the JetStream source, the core source, and dead letters on both.
+
+mod connection;
+mod convert;
+mod core;
+mod credentials;
+mod dead_letters;
+mod jetstream;
+
+pub use crate::{
+    connection::{Connection, ConnectionOptions, connect},
+    core::{CoreOptions, CoreReader, CoreSettler, subscribe},
+    credentials::AuthSecret,
+    dead_letters::{CoreDeadLetters, DeadLetterOptions, JetStreamDeadLetters},
+    jetstream::{
+        lag::LagProbe,
+        reader::JetStreamReader,
+        settler::JetStreamSettler,
+        setup::{InitialPosition, JetStreamOptions, JetStreamSource, set_up},
+    },
+};

@@ -1,1 +1,10 @@
-//! Stores of claims: JetStream key-value and memory.
+//! Where claims are kept: a JetStream key-value bucket, or the memory of one process.
+
+mod jetstream_kv;
+mod memory;
+mod server_time;
+
+pub use crate::{
+    jetstream_kv::{BucketOptions, JetStreamKvStore},
+    memory::MemoryStore,
+};

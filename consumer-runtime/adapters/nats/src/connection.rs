@@ -1,0 +1,177 @@
+//! A connection to NATS: made with patience, told about in the process's health.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use async_nats::{Client, ConnectErrorKind, ConnectOptions, Event, RequestErrorKind, ServerError};
+use millrace_core::{
+    backoff::Backoff,
+    health::{Health, Part, Trouble, TroubleReason},
+};
+use tokio::sync::watch;
+use tracing::{info, warn};
+
+use crate::credentials::AuthSecret;
+
+/// How to connect.
+#[derive(Clone, Debug)]
+pub struct ConnectionOptions {
+    /// URLs of the servers.
+    pub servers: Vec<String>,
+    /// Where the credentials are, `None` for an anonymous connection.
+    pub auth: Option<AuthSecret>,
+    /// Name of the connection, shown by the server.
+    pub name: String,
+    /// The time that one request may take.
+    pub request_timeout: Duration,
+    /// The pauses between two attempts to connect. The client library's own grow to seconds; a broker that is back
+    /// should be found at once.
+    pub reconnect: Backoff,
+}
+
+/// A connection, kept up for as long as the process lives.
+#[derive(Clone, Debug)]
+pub struct Connection {
+    pub(crate) client: Client,
+    pub(crate) request_timeout: Duration,
+    /// Grows with each connection that is made. A new connection has forgotten what was asked on the one before.
+    pub(crate) generation: watch::Receiver<u64>,
+    /// The last refusal that the server sent. A request without permission gets no answer but this.
+    refusal: Arc<Mutex<Option<String>>>,
+}
+
+impl Connection {
+    /// Returns when the server has read everything sent so far. The client library's own flush returns when it is
+    /// written to the socket.
+    ///
+    /// It asks on a subject of its own that nobody answers on; the server says so, or somebody answers: both do.
+    pub(crate) async fn round_trip(&self) -> Result<(), String> {
+        match self.client.request(self.client.new_inbox(), bytes::Bytes::new()).await {
+            Ok(_) => Ok(()),
+            Err(error) if error.kind() == RequestErrorKind::NoResponders => Ok(()),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    /// The trouble that a failed request stands for: a refusal where the server sent one, else `otherwise`.
+    pub(crate) fn trouble_or(&self, otherwise: Trouble) -> Trouble {
+        let refusal = self.refusal.lock().unwrap_or_else(PoisonError::into_inner).take();
+        match refusal {
+            Some(refusal) => Trouble::new(TroubleReason::Unauthorized, format!("the server refuses: {refusal}")),
+            None => otherwise,
+        }
+    }
+}
+
+/// Connects, again and again until it works, and tells `health` about each failure.
+pub async fn connect(options: &ConnectionOptions, health: &Arc<Health>) -> Connection {
+    let mut failures = 0;
+    loop {
+        match try_connect(options, health).await {
+            Ok(connection) => {
+                info!(servers = options.servers.join(","), "connected");
+                return connection;
+            }
+            Err(trouble) => {
+                failures += 1;
+                if health.fails(Part::Broker, trouble.clone()) {
+                    warn!(reason = ?trouble.reason, message = trouble.message, "failed to connect");
+                }
+                tokio::time::sleep(options.reconnect.delay(failures, u64::from(failures))).await;
+            }
+        }
+    }
+}
+
+async fn try_connect(options: &ConnectionOptions, health: &Arc<Health>) -> Result<Connection, Trouble> {
+    let (generation_sender, generation) = watch::channel(0);
+    let refusal = Arc::new(Mutex::new(None));
+    let (reconnect, health, seen_refusal) = (options.reconnect, Arc::clone(health), Arc::clone(&refusal));
+    let mut connect_options = ConnectOptions::new()
+        .name(&options.name)
+        .connection_timeout(options.request_timeout)
+        .request_timeout(Some(options.request_timeout))
+        // A half-open connection is found out after two of these.
+        .ping_interval(Duration::from_secs(5))
+        .reconnect_delay_callback(move |attempts| {
+            let attempts = u32::try_from(attempts).unwrap_or(u32::MAX);
+            reconnect.delay(attempts, u64::from(attempts))
+        })
+        .event_callback(move |event| {
+            on_event(&event, &generation_sender, &health, &seen_refusal);
+            std::future::ready(())
+        });
+    if let Some(auth) = &options.auth {
+        connect_options = auth.apply(connect_options)?;
+    }
+    let client = connect_options
+        .connect(options.servers.as_slice())
+        .await
+        .map_err(|error| trouble(options, &error))?;
+    Ok(Connection {
+        client,
+        request_timeout: options.request_timeout,
+        generation,
+        refusal,
+    })
+}
+
+fn on_event(event: &Event, generation: &watch::Sender<u64>, health: &Health, refusal: &Mutex<Option<String>>) {
+    match event {
+        Event::Connected => {
+            generation.send_modify(|generation| *generation = generation.wrapping_add(1));
+        }
+        Event::Disconnected => {
+            let message = "the connection to the broker was lost; it is being made again";
+            if health.fails(Part::Broker, Trouble::new(TroubleReason::Unreachable, message)) {
+                warn!(message);
+            }
+        }
+        Event::ServerError(ServerError::AuthorizationViolation) => {
+            let message = "the broker refuses the credentials; correct the Secret";
+            health.fails(Part::Broker, Trouble::new(TroubleReason::Unauthorized, message));
+            warn!(message);
+        }
+        Event::ServerError(ServerError::Other(error)) => {
+            warn!(error, "the broker reports an error");
+            if error.to_ascii_lowercase().contains("permissions violation") {
+                *refusal.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.clone());
+            }
+        }
+        Event::SlowConsumer(_) | Event::ServerError(ServerError::SlowConsumer(_)) => {
+            warn!("messages arrive faster than they are taken: the client drops some");
+        }
+        Event::ClientError(error) => warn!(%error, "the connection has an error"),
+        Event::LameDuckMode | Event::Draining | Event::Closed => info!(%event, "connection"),
+    }
+}
+
+fn trouble(options: &ConnectionOptions, error: &async_nats::ConnectError) -> Trouble {
+    let servers = options.servers.join(", ");
+    match error.kind() {
+        ConnectErrorKind::Authentication | ConnectErrorKind::AuthorizationViolation => Trouble::new(
+            TroubleReason::Unauthorized,
+            match &options.auth {
+                Some(auth) => format!(
+                    "{servers} refuses the credentials of secret {:?}; correct it",
+                    auth.name
+                ),
+                None => format!("{servers} refuses an anonymous connection; set authSecretRef"),
+            },
+        ),
+        ConnectErrorKind::Dns => Trouble::new(
+            TroubleReason::Unreachable,
+            format!("no address is known for {servers}; check broker servers"),
+        ),
+        ConnectErrorKind::ServerParse
+        | ConnectErrorKind::TimedOut
+        | ConnectErrorKind::Tls
+        | ConnectErrorKind::Io
+        | ConnectErrorKind::MaxReconnects => Trouble::new(
+            TroubleReason::Unreachable,
+            format!("no NATS server answers at {servers} ({error}); check broker servers and the network"),
+        ),
+    }
+}

@@ -1,0 +1,28 @@
+//! NATS messages as deliveries.
+
+use async_nats::HeaderMap;
+use millrace_events::Headers;
+
+/// The headers of a NATS message.
+pub(crate) fn headers_from(map: Option<&HeaderMap>) -> Headers {
+    let mut headers = Headers::new();
+    for (name, values) in map.into_iter().flat_map(HeaderMap::iter) {
+        for value in values {
+            headers.push(AsRef::<str>::as_ref(name), value.as_str().to_owned());
+        }
+    }
+    headers
+}
+
+/// Headers of a NATS message. A header that NATS cannot carry, with a line break or bytes that are not UTF-8, keeps what
+/// can be kept.
+pub(crate) fn headers_to(headers: &Headers) -> HeaderMap {
+    let mut map = HeaderMap::new();
+    for (name, value) in headers.iter() {
+        let value = String::from_utf8_lossy(value).replace(['\r', '\n'], " ");
+        if let Ok(name) = name.parse::<async_nats::HeaderName>() {
+            map.append(name, value.as_str());
+        }
+    }
+    map
+}

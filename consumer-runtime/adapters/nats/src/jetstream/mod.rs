@@ -1,0 +1,7 @@
+//! The JetStream source: one durable pull consumer that all replicas share.
+
+pub(crate) mod lag;
+pub(crate) mod pull;
+pub(crate) mod reader;
+pub(crate) mod settler;
+pub(crate) mod setup;

@@ -1,0 +1,273 @@
+//! The pull loop.
+//!
+//! It is our own because the client library's may stop for half a minute after a server restart when several clients
+//! share a durable: it believes that its pull is still known to the server. Here a new connection and two missed
+//! heartbeats both make the reader ask again, after it has used what had come.
+
+use std::sync::Arc;
+
+use async_nats::{Message, Subscriber};
+use async_trait::async_trait;
+use futures::{FutureExt, StreamExt};
+use millrace_core::{
+    delivery::{Delivery, Position, Receipt},
+    health::{Health, Part, Trouble, TroubleReason},
+    ports::{ReadError, Reader},
+    time::Clock,
+    window::Budget,
+};
+use millrace_events::{BrokerKind, Origin};
+use tracing::{debug, warn};
+
+use crate::{
+    convert::headers_from,
+    jetstream::{
+        pull::{Pulls, Status},
+        setup::Durable,
+    },
+};
+
+/// Reads one durable.
+pub struct JetStreamReader {
+    durable: Durable,
+    stream: String,
+    clock: Arc<dyn Clock>,
+    health: Arc<Health>,
+    subscription: Option<Subscription>,
+    pulls: Pulls,
+    /// Set when the durable must be looked at again before the next pull.
+    check_durable: bool,
+}
+
+struct Subscription {
+    inbox: String,
+    messages: Subscriber,
+}
+
+impl JetStreamReader {
+    pub(crate) fn new(durable: Durable, stream: String, clock: Arc<dyn Clock>, health: Arc<Health>) -> Self {
+        Self {
+            durable,
+            stream,
+            clock,
+            health,
+            subscription: None,
+            pulls: Pulls::default(),
+            check_durable: false,
+        }
+    }
+
+    /// Subscribes, if that is not done, and makes the durable again, if it may be gone.
+    async fn prepare(&mut self) -> Result<(), ReadError> {
+        if self.check_durable {
+            if let Err(trouble) = self.durable.prepare().await {
+                self.health.fails(Part::Broker, trouble.clone());
+                return Err(ReadError(trouble.message));
+            }
+            self.check_durable = false;
+        }
+        if self.subscription.is_none() {
+            let client = &self.durable.connection.client;
+            let inbox = client.new_inbox();
+            let messages = client
+                .subscribe(inbox.clone())
+                .await
+                .map_err(|error| ReadError(error.to_string()))?;
+            self.subscription = Some(Subscription { inbox, messages });
+        }
+        Ok(())
+    }
+
+    async fn pull(&mut self, budget: Budget) -> Result<(), ReadError> {
+        let Some(subscription) = &self.subscription else {
+            return Ok(());
+        };
+        let Some(pull) = self.pulls.next(budget, self.clock.monotonic()) else {
+            return Ok(());
+        };
+        let subject = format!(
+            "$JS.API.CONSUMER.MSG.NEXT.{}.{}",
+            self.stream, self.durable.options.durable
+        );
+        let request = serde_json::to_vec(&pull).map_err(|error| ReadError(error.to_string()))?;
+        let inbox = subscription.inbox.clone();
+        self.durable
+            .connection
+            .client
+            .publish_with_reply(subject, inbox, request.into())
+            .await
+            .map_err(|error| ReadError(error.to_string()))
+    }
+
+    /// What a message is: a delivery, or news about a pull.
+    fn read(&mut self, message: Message) -> Result<Option<Delivery>, ReadError> {
+        let now = self.clock.monotonic();
+        if let Some(status) = message.status {
+            let status = self
+                .pulls
+                .status(status, message.description.as_deref(), message.headers.as_ref(), now);
+            if status == Status::NoConsumer {
+                warn!(status = ?message.status, "nobody serves the durable");
+                self.check_durable = true;
+                return Err(ReadError("the durable is gone, or the server is not ready".to_owned()));
+            }
+            return Ok(None);
+        }
+        self.pulls.delivered(now);
+        let delivery = delivery(message, now);
+        if delivery.is_none() {
+            debug!("a message without JetStream coordinates came; it is not ours");
+        }
+        Ok(delivery)
+    }
+}
+
+#[async_trait]
+impl Reader for JetStreamReader {
+    async fn next_batch(&mut self, budget: Budget) -> Result<Vec<Delivery>, ReadError> {
+        loop {
+            self.prepare().await?;
+            self.pull(budget).await?;
+            let patience = self.pulls.patience(self.clock.monotonic());
+            let Some(subscription) = &mut self.subscription else {
+                continue;
+            };
+            let generation = &mut self.durable.connection.generation;
+            let first = tokio::select! {
+                // What has come is used before anything is concluded from silence.
+                biased;
+                message = subscription.messages.next() => message,
+                Ok(()) = generation.changed() => {
+                    debug!("a new connection: asking again");
+                    self.pulls.forget();
+                    continue;
+                }
+                () = tokio::time::sleep(patience) => {
+                    let message = "the broker has missed two heartbeats";
+                    warn!(message);
+                    self.health.fails(Part::Broker, Trouble::new(TroubleReason::Failing, message));
+                    self.pulls.forget();
+                    self.check_durable = true;
+                    continue;
+                }
+            };
+            let Some(first) = first else {
+                self.subscription = None;
+                self.pulls.forget();
+                return Err(ReadError("the subscription ended".to_owned()));
+            };
+            let mut batch = Vec::new();
+            let mut next = Some(first);
+            // No await from here on: what is taken off the subscription is returned.
+            while let Some(message) = next {
+                match self.read(message) {
+                    Ok(delivery) => batch.extend(delivery),
+                    Err(error) if batch.is_empty() => return Err(error),
+                    Err(_) => break,
+                }
+                let full = u32::try_from(batch.len()).unwrap_or(u32::MAX) >= budget.messages;
+                let Some(subscription) = &mut self.subscription else {
+                    break;
+                };
+                next = if full {
+                    None
+                } else {
+                    subscription.messages.next().now_or_never().flatten()
+                };
+            }
+            self.health.works(Part::Broker);
+            if !batch.is_empty() {
+                return Ok(batch);
+            }
+        }
+    }
+
+    async fn rest(&mut self) -> Option<Vec<Delivery>> {
+        // The server knows no way to take a pull back, and the client drops what is on its way when it unsubscribes, so
+        // the pulls are left to end: within their expiry, and at once where events wait.
+        while self.pulls.are_outstanding() {
+            let patience = self.pulls.patience(self.clock.monotonic());
+            let subscription = self.subscription.as_mut()?;
+            let message = tokio::time::timeout(patience, subscription.messages.next())
+                .await
+                .ok()??;
+            match self.read(message) {
+                Ok(Some(delivery)) => return Some(vec![delivery]),
+                Ok(None) => {}
+                Err(_) => return None,
+            }
+        }
+        None
+    }
+}
+
+/// A delivery, from a message that has JetStream's coordinates in its reply subject.
+fn delivery(message: Message, now: millrace_core::time::Monotonic) -> Option<Delivery> {
+    let reply = message.reply.clone()?;
+    let coordinates = Coordinates::parse(&reply)?;
+    let headers = headers_from(message.headers.as_ref());
+    Some(Delivery {
+        position: Position(coordinates.stream_sequence),
+        delivered_count: coordinates.delivered,
+        receipt: Receipt(reply.to_string()),
+        origin: Origin {
+            broker: BrokerKind::JetStream,
+            stream: Some(coordinates.stream),
+            subject: message.subject.to_string(),
+            sequence: Some(coordinates.stream_sequence),
+        },
+        headers,
+        payload: message.payload,
+        received_at: now,
+    })
+}
+
+/// What the reply subject of a JetStream message says (NATS ADR-15):
+/// `$JS.ACK.<stream>.<consumer>.<delivered>.<stream seq>.<consumer seq>.<time>.<pending>`, newer servers put
+/// `<domain>.<account hash>` after `$JS.ACK` and may add tokens at the end.
+#[derive(Debug, Eq, PartialEq)]
+struct Coordinates {
+    stream: String,
+    delivered: u32,
+    stream_sequence: u64,
+}
+
+impl Coordinates {
+    fn parse(reply: &str) -> Option<Self> {
+        let tokens: Vec<&str> = reply.strip_prefix("$JS.ACK.")?.split('.').collect();
+        let tokens = if tokens.len() == 7 {
+            tokens.as_slice()
+        } else {
+            tokens.get(2..)?
+        };
+        Some(Self {
+            stream: (*tokens.first()?).to_owned(),
+            delivered: tokens.get(2)?.parse().ok()?,
+            stream_sequence: tokens.get(3)?.parse().ok()?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_forms_of_the_reply_subject_are_read() {
+        let expected = Some(Coordinates {
+            stream: "ORDERS".to_owned(),
+            delivered: 3,
+            stream_sequence: 100,
+        });
+
+        assert_eq!(
+            Coordinates::parse("$JS.ACK.ORDERS.emails.3.100.7.1700000000000000000.42"),
+            expected
+        );
+        assert_eq!(
+            Coordinates::parse("$JS.ACK._.hash.ORDERS.emails.3.100.7.1700000000000000000.42.token"),
+            expected
+        );
+        assert_eq!(Coordinates::parse("_INBOX.x"), None);
+    }
+}

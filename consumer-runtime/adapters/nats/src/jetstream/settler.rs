@@ -1,0 +1,70 @@
+//! Settling JetStream deliveries.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use millrace_core::{
+    delivery::Receipt,
+    ports::{Capabilities, SettleError, Settler},
+    settle::Settlement,
+};
+
+use crate::connection::Connection;
+
+/// Settles deliveries of one durable. A receipt is the reply subject of its delivery.
+#[derive(Clone, Debug)]
+pub struct JetStreamSettler {
+    connection: Connection,
+    ack_wait: Duration,
+}
+
+impl JetStreamSettler {
+    pub(crate) fn new(connection: Connection, ack_wait: Duration) -> Self {
+        Self { connection, ack_wait }
+    }
+
+    async fn publish(&self, receipt: &Receipt, payload: Bytes) -> Result<(), SettleError> {
+        self.connection
+            .client
+            .publish(receipt.0.clone(), payload)
+            .await
+            .map_err(|error| SettleError(error.to_string()))
+    }
+}
+
+#[async_trait]
+impl Settler for JetStreamSettler {
+    async fn settle(&self, receipt: &Receipt, settlement: Settlement) -> Result<(), SettleError> {
+        match settlement {
+            // With a reply subject the server confirms an ack. That finds a lost one; it is no proof that the server
+            // will remember it, so every delivery is checked against the store.
+            Settlement::Done => {
+                let confirmed = self
+                    .connection
+                    .client
+                    .request(receipt.0.clone(), Bytes::from_static(b"+ACK"))
+                    .await;
+                confirmed.map(drop).map_err(|error| SettleError(error.to_string()))
+            }
+            // A delay of zero would wait for the server's next look at its timers, up to the ack wait.
+            Settlement::RetryAfter(Duration::ZERO) => self.publish(receipt, Bytes::from_static(b"-NAK")).await,
+            // The delay is given here and never by the server's own back-off, which would be added to it.
+            Settlement::RetryAfter(delay) => {
+                let payload = format!("-NAK {{\"delay\":{}}}", delay.as_nanos());
+                self.publish(receipt, payload.into()).await
+            }
+            Settlement::Extend => self.publish(receipt, Bytes::from_static(b"+WPI")).await,
+        }
+    }
+
+    async fn flush(&self) -> Result<(), SettleError> {
+        self.connection.round_trip().await.map_err(SettleError)
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            ack_wait: Some(self.ack_wait),
+        }
+    }
+}

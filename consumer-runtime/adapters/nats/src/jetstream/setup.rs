@@ -1,0 +1,214 @@
+//! Finding the stream and making the durable.
+
+use std::{sync::Arc, time::Duration};
+
+use async_nats::jetstream::{
+    self, ErrorCode,
+    consumer::{AckPolicy, DeliverPolicy, pull},
+    context::{ConsumerInfoErrorKind, GetStreamByNameErrorKind, GetStreamErrorKind},
+    stream::{ConsumerErrorKind, Stream},
+};
+use millrace_core::{
+    backoff::Backoff,
+    health::{Health, Part, Trouble, TroubleReason},
+    time::Clock,
+};
+use tracing::{info, warn};
+
+use crate::{
+    connection::Connection,
+    jetstream::{lag::LagProbe, reader::JetStreamReader, settler::JetStreamSettler},
+};
+
+/// Deliveries that all replicas of a consumer together may hold. The server's default, 1,000, would be one replica's
+/// window; each replica bounds its own.
+const MAX_ACK_PENDING: i64 = 65_536;
+
+/// Where a new durable starts.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum InitialPosition {
+    /// With the oldest event of the stream.
+    All,
+    /// With the first event published after it is made.
+    New,
+}
+
+/// What to consume.
+#[derive(Clone, Debug)]
+pub struct JetStreamOptions {
+    /// The stream, `None` to find it by the first subject.
+    pub stream: Option<String>,
+    /// The durable that all replicas share.
+    pub durable: String,
+    /// Subjects to consume.
+    pub subjects: Vec<String>,
+    /// Where a new durable starts.
+    pub initial_position: InitialPosition,
+    /// How long the server waits for a settlement.
+    pub ack_wait: Duration,
+    /// The subject of dead letters. A stream must cover it.
+    pub dead_letter_subject: String,
+}
+
+/// A source that is ready to be read.
+pub struct JetStreamSource {
+    /// Reads it.
+    pub reader: JetStreamReader,
+    /// Settles what was read.
+    pub settler: JetStreamSettler,
+    /// Tells how much waits.
+    pub lag: LagProbe,
+}
+
+/// Finds the stream and makes the durable, again and again until it works, and tells `health` about each failure.
+pub async fn set_up(
+    connection: &Connection,
+    options: &JetStreamOptions,
+    pauses: Backoff,
+    clock: &Arc<dyn Clock>,
+    health: &Arc<Health>,
+) -> JetStreamSource {
+    let durable = Durable {
+        connection: connection.clone(),
+        options: options.clone(),
+    };
+    let mut failures = 0;
+    loop {
+        match durable.prepare().await {
+            Ok(stream) => {
+                info!(stream, durable = options.durable, "consuming");
+                health.works(Part::Broker);
+                let settler = JetStreamSettler::new(connection.clone(), options.ack_wait);
+                let lag = LagProbe::new(connection.clone(), &stream, &options.durable);
+                let reader = JetStreamReader::new(durable, stream, Arc::clone(clock), Arc::clone(health));
+                return JetStreamSource { reader, settler, lag };
+            }
+            Err(trouble) => {
+                failures += 1;
+                if health.fails(Part::Broker, trouble.clone()) {
+                    warn!(reason = ?trouble.reason, message = trouble.message, "failed to set up the source");
+                }
+                tokio::time::sleep(pauses.delay(failures, u64::from(failures))).await;
+            }
+        }
+    }
+}
+
+/// A durable that can be made, and made again.
+#[derive(Clone, Debug)]
+pub(crate) struct Durable {
+    pub(crate) connection: Connection,
+    pub(crate) options: JetStreamOptions,
+}
+
+impl Durable {
+    /// Checks the streams, makes or updates the durable, and returns the stream's name.
+    pub(crate) async fn prepare(&self) -> Result<String, Trouble> {
+        let mut context = jetstream::new(self.connection.client.clone());
+        context.set_timeout(self.connection.request_timeout);
+        let stream = self.find_stream(&context).await?;
+        self.check_dead_letter_stream(&context).await?;
+        self.make(&stream).await?;
+        Ok(stream.cached_info().config.name.clone())
+    }
+
+    async fn find_stream(&self, context: &jetstream::Context) -> Result<Stream, Trouble> {
+        let name = match &self.options.stream {
+            Some(name) => name.clone(),
+            None => self.stream_of_subjects(context).await?,
+        };
+        context.get_stream(&name).await.map_err(|error| match error.kind() {
+            GetStreamErrorKind::JetStream(server) if server.error_code() == ErrorCode::STREAM_NOT_FOUND => {
+                let message = format!("stream {name:?} does not exist; create it, or correct broker.jetStream.stream");
+                Trouble::new(TroubleReason::StreamNotFound, message)
+            }
+            _ => self.failing("failed to look up the stream", &error),
+        })
+    }
+
+    async fn stream_of_subjects(&self, context: &jetstream::Context) -> Result<String, Trouble> {
+        let Some(subject) = self.options.subjects.first() else {
+            return Err(Trouble::new(TroubleReason::StreamNotFound, "no subject is given"));
+        };
+        context
+            .stream_by_subject(subject)
+            .await
+            .map_err(|error| match error.kind() {
+                GetStreamByNameErrorKind::NotFound => {
+                    let message = format!("no stream covers subject {subject:?}; create one, or correct subjects");
+                    Trouble::new(TroubleReason::StreamNotFound, message)
+                }
+                _ => self.failing("failed to look up the stream", &error),
+            })
+    }
+
+    async fn check_dead_letter_stream(&self, context: &jetstream::Context) -> Result<(), Trouble> {
+        let subject = &self.options.dead_letter_subject;
+        context.stream_by_subject(subject).await.map(drop).map_err(|error| match error.kind() {
+            GetStreamByNameErrorKind::NotFound => {
+                let message = format!("no stream covers the dead-letter subject {subject:?}; create one, so that a dead letter can be confirmed");
+                Trouble::new(TroubleReason::DeadLetterStreamNotFound, message)
+            }
+            _ => self.failing("failed to look up the dead-letter stream", &error),
+        })
+    }
+
+    /// Makes the durable, or brings an existing one up to date. Where it started is not changed.
+    async fn make(&self, stream: &Stream) -> Result<(), Trouble> {
+        let durable = &self.options.durable;
+        let existing = match stream.consumer_info(durable).await {
+            Ok(info) => Some(info.config.deliver_policy),
+            Err(error) => match error.kind() {
+                ConsumerInfoErrorKind::NotFound => None,
+                _ => return Err(self.failing("failed to look up the durable", &error)),
+            },
+        };
+        let config = self.config(existing);
+        stream.create_consumer(config).await.map(drop).map_err(|error| match error.kind() {
+            ConsumerErrorKind::JetStream(server) if !is_outage(server.error_code()) => {
+                let message = format!("durable {durable:?} cannot be made or updated: {server}; choose another queueGroup or delete the durable");
+                Trouble::new(TroubleReason::DurableConflict, message)
+            }
+            _ => self.failing("failed to make the durable", &error),
+        })
+    }
+
+    fn config(&self, existing: Option<DeliverPolicy>) -> pull::Config {
+        let options = &self.options;
+        let start = match options.initial_position {
+            InitialPosition::All => DeliverPolicy::All,
+            InitialPosition::New => DeliverPolicy::New,
+        };
+        let (filter_subject, filter_subjects) = match options.subjects.as_slice() {
+            [one] => (one.clone(), Vec::new()),
+            several => (String::new(), several.to_vec()),
+        };
+        pull::Config {
+            durable_name: Some(options.durable.clone()),
+            deliver_policy: existing.unwrap_or(start),
+            ack_policy: AckPolicy::Explicit,
+            ack_wait: options.ack_wait,
+            // Attempts are counted by us: an event must reach the dead letters and not vanish at the server.
+            max_deliver: -1,
+            max_ack_pending: MAX_ACK_PENDING,
+            filter_subject,
+            filter_subjects,
+            ..pull::Config::default()
+        }
+    }
+
+    pub(crate) fn failing(&self, what: &str, error: &(dyn std::error::Error + 'static)) -> Trouble {
+        self.connection
+            .trouble_or(Trouble::new(TroubleReason::Failing, format!("{what}: {error}")))
+    }
+}
+
+/// Whether an error code of the server speaks of its own state and not of what was asked.
+fn is_outage(code: ErrorCode) -> bool {
+    [
+        ErrorCode::JETSTREAM_NOT_ENABLED,
+        ErrorCode::INSUFFICIENT_RESOURCES,
+        ErrorCode::CLUSTER_NOT_AVAILABLE,
+    ]
+    .contains(&code)
+}

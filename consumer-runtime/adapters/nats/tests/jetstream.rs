@@ -1,0 +1,364 @@
+//! The JetStream source on a real server: the contract, crashes of the server, and what is said about set-ups that do
+//! not work.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a panic is how a test reports")]
+
+use std::{sync::Arc, time::Duration};
+
+use async_nats::jetstream;
+use async_trait::async_trait;
+use bytes::Bytes;
+use millrace_core::{
+    backoff::Backoff,
+    health::{Health, Part, TroubleReason},
+    ports::{DeadLetters, Reader, Settler},
+    settle::Settlement,
+    time::{Clock, Monotonic},
+    window::Budget,
+};
+use millrace_events::{BrokerKind, DeadLetter, Headers, Origin, Reason};
+use millrace_nats::{
+    AuthSecret, Connection, ConnectionOptions, DeadLetterOptions, InitialPosition, JetStreamDeadLetters,
+    JetStreamOptions, connect, set_up,
+};
+use millrace_testkit::{
+    contract::source::{self, SourceUnderTest},
+    nats_server::{NatsServer, NatsServerOptions},
+};
+
+struct WallClock(std::time::Instant);
+
+impl Clock for WallClock {
+    fn monotonic(&self) -> Monotonic {
+        Monotonic(self.0.elapsed())
+    }
+
+    fn wall(&self) -> jiff::Timestamp {
+        jiff::Timestamp::now()
+    }
+}
+
+fn clock() -> Arc<dyn Clock> {
+    Arc::new(WallClock(std::time::Instant::now()))
+}
+
+const PAUSES: Backoff = Backoff {
+    initial: Duration::from_millis(50),
+    max: Duration::from_millis(500),
+    jitter_percent: 20,
+};
+
+fn connection_options(url: String, auth: Option<AuthSecret>) -> ConnectionOptions {
+    ConnectionOptions {
+        servers: vec![url],
+        auth,
+        name: "test".to_owned(),
+        request_timeout: Duration::from_secs(1),
+        reconnect: PAUSES,
+    }
+}
+
+fn options() -> JetStreamOptions {
+    JetStreamOptions {
+        stream: Some("ORDERS".to_owned()),
+        durable: "emails".to_owned(),
+        subjects: vec!["orders.placed".to_owned()],
+        initial_position: InitialPosition::All,
+        ack_wait: Duration::from_secs(2),
+        dead_letter_subject: "dlq.emails".to_owned(),
+    }
+}
+
+async fn make_streams(server: &NatsServer) -> jetstream::Context {
+    let context = jetstream::new(async_nats::connect(server.url()).await.unwrap());
+    for (name, subject) in [("ORDERS", "orders.>"), ("DLQ", "dlq.>")] {
+        let config = jetstream::stream::Config {
+            name: name.to_owned(),
+            subjects: vec![subject.to_owned()],
+            ..jetstream::stream::Config::default()
+        };
+        context.create_stream(config).await.unwrap();
+    }
+    context
+}
+
+struct Replica {
+    connection: Connection,
+    health: Arc<Health>,
+    reader: Box<dyn Reader>,
+    settler: Arc<dyn Settler>,
+}
+
+async fn replica(server: &NatsServer) -> Replica {
+    let health = Arc::new(Health::starting([Part::Broker]));
+    let connection = connect(&connection_options(server.url(), None), &health).await;
+    let source = set_up(&connection, &options(), PAUSES, &clock(), &health).await;
+    Replica {
+        connection,
+        health,
+        reader: Box::new(source.reader),
+        settler: Arc::new(source.settler),
+    }
+}
+
+struct Source {
+    server: NatsServer,
+    context: jetstream::Context,
+}
+
+#[async_trait]
+impl SourceUnderTest for Source {
+    async fn publish(&self, headers: Headers, payload: Bytes) {
+        let mut map = async_nats::HeaderMap::new();
+        for (name, value) in headers.iter() {
+            map.append(name, std::str::from_utf8(value).unwrap());
+        }
+        self.context
+            .publish_with_headers("orders.placed", map, payload)
+            .await
+            .unwrap()
+            .await
+            .unwrap();
+    }
+
+    async fn open(&self) -> (Box<dyn Reader>, Arc<dyn Settler>) {
+        let replica = replica(&self.server).await;
+        (replica.reader, replica.settler)
+    }
+}
+
+#[tokio::test]
+async fn the_source_keeps_the_contract() {
+    let server = NatsServer::jetstream().await;
+    let context = make_streams(&server).await;
+
+    source::run(&Source { server, context }).await;
+}
+
+async fn take_one(replica: &mut Replica, patience: Duration) -> Option<Bytes> {
+    let deadline = tokio::time::Instant::now() + patience;
+    let budget = Budget {
+        messages: 10,
+        bytes: 1_000_000,
+    };
+    loop {
+        // An error is a pause for the engine; here the next call follows at once, which is harder.
+        let batch = tokio::time::timeout_at(deadline, replica.reader.next_batch(budget))
+            .await
+            .ok()?;
+        if let Some(delivery) = batch.ok().and_then(|batch| batch.into_iter().next()) {
+            let settled = replica.settler.settle(&delivery.receipt, Settlement::Done).await;
+            return settled.ok().map(|()| delivery.payload);
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test]
+async fn three_replicas_go_on_within_five_seconds_of_a_servers_crash() {
+    let mut server = NatsServer::jetstream().await;
+    make_streams(&server).await;
+    let mut replicas = Vec::new();
+    for _ in 0..3 {
+        let mut replica = replica(&server).await;
+        // A pull is outstanding in each when the server dies.
+        assert_eq!(take_one(&mut replica, Duration::from_millis(50)).await, None);
+        replicas.push(replica);
+    }
+
+    server.kill();
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    server.restart().await;
+
+    let publisher = jetstream::new(async_nats::connect(server.url()).await.unwrap());
+    for replica in &mut replicas {
+        // Each replica in turn is the only one that asks, so each must have come back by itself.
+        publisher
+            .publish("orders.placed", "x".into())
+            .await
+            .unwrap()
+            .await
+            .unwrap();
+        assert_eq!(
+            take_one(replica, Duration::from_secs(5)).await,
+            Some(Bytes::from_static(b"x"))
+        );
+        assert!(replica.health.is_ready(), "{:?}", replica.health.troubles());
+        while replica.reader.rest().await.is_some() {}
+    }
+}
+
+#[tokio::test]
+async fn a_durable_that_is_deleted_is_made_again() {
+    let server = NatsServer::jetstream().await;
+    let context = make_streams(&server).await;
+    let mut replica = replica(&server).await;
+    assert_eq!(take_one(&mut replica, Duration::from_millis(50)).await, None);
+
+    let stream = context.get_stream("ORDERS").await.unwrap();
+    stream.delete_consumer("emails").await.unwrap();
+    context
+        .publish("orders.placed", "x".into())
+        .await
+        .unwrap()
+        .await
+        .unwrap();
+
+    assert_eq!(
+        take_one(&mut replica, Duration::from_secs(10)).await,
+        Some(Bytes::from_static(b"x"))
+    );
+}
+
+fn dead_letter(payload: Bytes) -> DeadLetter {
+    let now = jiff::Timestamp::now();
+    let origin = Origin {
+        broker: BrokerKind::JetStream,
+        stream: Some("ORDERS".to_owned()),
+        subject: "orders.placed".to_owned(),
+        sequence: Some(1),
+    };
+    DeadLetter {
+        id: DeadLetter::id_for("shop/emails", &origin, &payload),
+        reason: Reason::Undecodable,
+        error: "e".to_owned(),
+        attempts: 1,
+        first_failure: now,
+        last_failure: now,
+        origin,
+        consumer: "shop/emails".to_owned(),
+        replays: 0,
+        headers: Headers::new(),
+        payload,
+    }
+}
+
+#[tokio::test]
+async fn a_dead_letter_is_in_its_stream_once_when_it_is_published_twice_and_one_too_large_goes_by_reference() {
+    let server = NatsServer::jetstream().await;
+    let context = make_streams(&server).await;
+    let replica = replica(&server).await;
+    let options = DeadLetterOptions {
+        subject: "dlq.emails".to_owned(),
+        max_bytes: 100_000,
+    };
+    let dead_letters = JetStreamDeadLetters::new(replica.connection.clone(), options);
+
+    let (small, large) = (
+        dead_letter(Bytes::from_static(b"{")),
+        dead_letter(vec![b'x'; 200_000].into()),
+    );
+    for _ in 0..2 {
+        dead_letters.publish(&small).await.unwrap();
+    }
+    let mut stream = context.get_stream("DLQ").await.unwrap();
+    assert_eq!(stream.info().await.unwrap().state.messages, 1);
+    let message = stream.get_raw_message(1).await.unwrap();
+    assert_eq!(message.payload, small.payload);
+
+    dead_letters
+        .publish(&DeadLetter {
+            id: "other".to_owned(),
+            ..large
+        })
+        .await
+        .unwrap();
+    let message = stream.get_raw_message(2).await.unwrap();
+    assert_eq!(
+        message.headers.get("millrace-payload-bytes").unwrap().as_str(),
+        "200000"
+    );
+}
+
+/// The trouble that a set-up ends in, seen while it goes on trying.
+async fn trouble(connection_options: ConnectionOptions, options: JetStreamOptions) -> (TroubleReason, String) {
+    let health = Arc::new(Health::starting([Part::Broker]));
+    let told = Arc::clone(&health);
+    let trying = async move {
+        let connection = connect(&connection_options, &told).await;
+        set_up(&connection, &options, PAUSES, &clock(), &told).await;
+    };
+    let seen = async {
+        loop {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            match health.troubles().first() {
+                Some((_, trouble)) if trouble.reason != TroubleReason::Connecting => {
+                    return (trouble.reason, trouble.message.clone());
+                }
+                _ => {}
+            }
+        }
+    };
+    tokio::select! {
+        () = trying => panic!("the set-up worked"),
+        trouble = seen => trouble,
+        () = tokio::time::sleep(Duration::from_secs(10)) => panic!("no trouble within 10 s"),
+    }
+}
+
+#[tokio::test]
+async fn a_set_up_that_cannot_work_says_what_to_do() {
+    let server = NatsServer::jetstream().await;
+    make_streams(&server).await;
+    let reachable = || connection_options(server.url(), None);
+
+    let (reason, message) = trouble(connection_options("nats://127.0.0.1:1".to_owned(), None), options()).await;
+    assert_eq!(reason, TroubleReason::Unreachable);
+    assert!(message.contains("127.0.0.1:1"), "{message}");
+
+    let (reason, _) = trouble(
+        connection_options("nats://no-such-host.invalid:4222".to_owned(), None),
+        options(),
+    )
+    .await;
+    assert_eq!(reason, TroubleReason::Unreachable);
+
+    let missing = JetStreamOptions {
+        stream: Some("NOPE".to_owned()),
+        ..options()
+    };
+    let (reason, message) = trouble(reachable(), missing).await;
+    assert_eq!(reason, TroubleReason::StreamNotFound);
+    assert!(message.contains("\"NOPE\""), "{message}");
+
+    let uncovered = JetStreamOptions {
+        dead_letter_subject: "nowhere".to_owned(),
+        ..options()
+    };
+    let (reason, _) = trouble(reachable(), uncovered).await;
+    assert_eq!(reason, TroubleReason::DeadLetterStreamNotFound);
+}
+
+#[tokio::test]
+async fn credentials_that_are_missing_or_wrong_are_told_apart() {
+    let server = NatsServer::start(NatsServerOptions {
+        jetstream: true,
+        user: Some(("shop", "right")),
+        ..NatsServerOptions::default()
+    })
+    .await;
+    let mount = std::env::temp_dir().join(format!("millrace-secret-{}", std::process::id()));
+    let secret = AuthSecret {
+        name: "nats-creds".to_owned(),
+        directory: mount.clone(),
+    };
+    let with_secret = || connection_options(server.url(), Some(secret.clone()));
+
+    let (reason, message) = trouble(connection_options(server.url(), None), options()).await;
+    assert_eq!(reason, TroubleReason::Unauthorized, "{message}");
+
+    let (reason, message) = trouble(with_secret(), options()).await;
+    assert_eq!(reason, TroubleReason::SecretMissing);
+    assert!(message.contains("\"nats-creds\""), "{message}");
+
+    std::fs::create_dir_all(&mount).unwrap();
+    std::fs::write(mount.join("username"), "shop\n").unwrap();
+    std::fs::write(mount.join("password"), "wrong").unwrap();
+    let (reason, message) = trouble(with_secret(), options()).await;
+    assert_eq!(reason, TroubleReason::Unauthorized);
+    assert!(!message.contains("wrong"), "no secret in a message: {message}");
+
+    std::fs::write(mount.join("password"), "right\n").unwrap();
+    let (reason, _) = trouble(with_secret(), options()).await;
+    assert_eq!(reason, TroubleReason::StreamNotFound, "connected by now");
+    std::fs::remove_dir_all(&mount).unwrap();
+}

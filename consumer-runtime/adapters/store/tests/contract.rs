@@ -1,0 +1,158 @@
+//! Every store passes the contract suite; the shared one on a real server.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a panic is how a test reports")]
+
+use std::{sync::Arc, time::Duration};
+
+use millrace_core::{
+    claim::Wish,
+    health::TroubleReason,
+    key::{ConsumerName, Key},
+    ports::{Claim, IdempotencyStore, StoreError},
+    time::Clock,
+};
+use millrace_store::{BucketOptions, JetStreamKvStore, MemoryStore};
+use millrace_testkit::{clock::ManualClock, contract, nats_server::NatsServer, sample};
+
+const RETENTION: Duration = Duration::from_secs(3600);
+
+fn options() -> BucketOptions {
+    BucketOptions {
+        bucket: "claims".to_owned(),
+        replicas: 1,
+        retention: RETENTION,
+        request_timeout: Duration::from_secs(1),
+    }
+}
+
+async fn open(server: &NatsServer, clock: Arc<dyn Clock>) -> JetStreamKvStore {
+    let client = async_nats::ConnectOptions::new()
+        .request_timeout(Some(Duration::from_secs(1)))
+        .reconnect_delay_callback(|_| Duration::from_millis(20))
+        .connect(server.url())
+        .await
+        .unwrap();
+    JetStreamKvStore::open(client, &options(), clock).await.unwrap()
+}
+
+/// A clock that runs, for stores that live in another process.
+struct WallClock(std::time::Instant);
+
+impl Clock for WallClock {
+    fn monotonic(&self) -> millrace_core::time::Monotonic {
+        millrace_core::time::Monotonic(self.0.elapsed())
+    }
+
+    fn wall(&self) -> jiff::Timestamp {
+        jiff::Timestamp::now()
+    }
+}
+
+fn wall_clock() -> Arc<dyn Clock> {
+    Arc::new(WallClock(std::time::Instant::now()))
+}
+
+fn key(id: &str) -> Key {
+    Key::new(
+        &ConsumerName {
+            namespace: "shop".to_owned(),
+            name: "emails".to_owned(),
+        },
+        &sample::event(id),
+    )
+}
+
+const WISH: Wish<'static> = Wish {
+    fingerprint: "a",
+    lease: Duration::from_secs(30),
+};
+
+#[tokio::test]
+async fn the_memory_store_keeps_the_contract() {
+    let clock = Arc::new(ManualClock::default());
+    let store = MemoryStore::new(Arc::clone(&clock) as Arc<dyn Clock>, 1000, RETENTION);
+
+    contract::store::run(&store, |time| {
+        clock.advance(time);
+        std::future::ready(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_jetstream_store_keeps_the_contract() {
+    let server = NatsServer::jetstream().await;
+    let store = open(&server, wall_clock()).await;
+
+    // The lease is ended by the clock of the server, which only time moves.
+    contract::store::run(&store, tokio::time::sleep).await;
+}
+
+#[tokio::test]
+async fn a_full_memory_store_forgets_ended_events_and_never_a_claim() {
+    let clock = Arc::new(ManualClock::default());
+    let store = MemoryStore::new(clock, 2, RETENTION);
+    let Claim::Claimed(first) = store.claim(&key("1"), &WISH).await.unwrap() else {
+        panic!()
+    };
+    store.claim(&key("2"), &WISH).await.unwrap();
+
+    let refused = store.claim(&key("3"), &WISH).await;
+    assert!(matches!(refused, Err(StoreError::Unavailable(_))), "{refused:?}");
+
+    store
+        .end(&key("1"), &first, &first.ended(millrace_core::claim::State::Done))
+        .await
+        .unwrap();
+    assert!(matches!(
+        store.claim(&key("3"), &WISH).await.unwrap(),
+        Claim::Claimed(_)
+    ));
+    assert!(matches!(store.claim(&key("2"), &WISH).await.unwrap(), Claim::Busy(_)));
+}
+
+#[tokio::test]
+async fn claims_outlive_a_crash_of_the_server_and_an_outage_is_an_error() {
+    let mut server = NatsServer::jetstream().await;
+    let store = open(&server, wall_clock()).await;
+    let Claim::Claimed(claim) = store.claim(&key("1"), &WISH).await.unwrap() else {
+        panic!()
+    };
+
+    server.kill();
+    let refused = store.claim(&key("2"), &WISH).await;
+    assert!(matches!(refused, Err(StoreError::Unavailable(_))), "{refused:?}");
+    server.restart().await;
+
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
+    while store.ping().await.is_err() {
+        assert!(tokio::time::Instant::now() < deadline, "the store does not come back");
+    }
+    assert!(matches!(store.claim(&key("1"), &WISH).await.unwrap(), Claim::Busy(_)));
+    store
+        .end(&key("1"), &claim, &claim.ended(millrace_core::claim::State::Done))
+        .await
+        .unwrap();
+    assert_eq!(store.claim(&key("1"), &WISH).await.unwrap(), Claim::Settled);
+}
+
+#[tokio::test]
+async fn a_bucket_that_forgets_too_early_is_refused_with_what_to_do() {
+    let server = NatsServer::jetstream().await;
+    open(&server, wall_clock()).await;
+    let client = async_nats::connect(server.url()).await.unwrap();
+    let longer = BucketOptions {
+        retention: RETENTION * 2,
+        ..options()
+    };
+
+    let Err(trouble) = JetStreamKvStore::open(client, &longer, wall_clock()).await else {
+        panic!("accepted")
+    };
+
+    assert_eq!(trouble.reason, TroubleReason::BucketConflict);
+    assert!(
+        trouble.message.contains("3600 s") && trouble.message.contains("7200"),
+        "{}",
+        trouble.message
+    );
+}

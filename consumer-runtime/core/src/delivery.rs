@@ -1,0 +1,44 @@
+//! One hand-over of an event by the broker.
+
+use bytes::Bytes;
+use millrace_events::{Headers, Origin};
+
+use crate::time::Monotonic;
+
+/// Identifies a delivery within the source that a process reads: the stream sequence on JetStream, a running number on
+/// NATS core.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct Position(pub u64);
+
+/// What a settler needs to settle a delivery. Opaque outside its adapter.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Receipt(pub String);
+
+/// One hand-over of an event by the broker.
+#[derive(Clone, Debug)]
+pub struct Delivery {
+    /// Its place in the source.
+    pub position: Position,
+    /// How often the broker says it has handed this event over, this time included. A count of 1 does not prove that
+    /// it is the first time: a server may forget.
+    pub delivered_count: u32,
+    /// What settles it.
+    pub receipt: Receipt,
+    /// Where it comes from, for dead letters and logs.
+    pub origin: Origin,
+    /// Its headers, as received.
+    pub headers: Headers,
+    /// Its payload, as received.
+    pub payload: Bytes,
+    /// When this process received it.
+    pub received_at: Monotonic,
+}
+
+impl Delivery {
+    /// Bytes that this delivery counts for in the window.
+    pub fn size(&self) -> usize {
+        self.headers.iter().fold(self.payload.len(), |size, (name, value)| {
+            size.saturating_add(name.len()).saturating_add(value.len())
+        })
+    }
+}

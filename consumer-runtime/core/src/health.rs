@@ -1,0 +1,105 @@
+//! What keeps this process from handling events.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+
+/// A part that a consumer needs.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub enum Part {
+    /// Where the events come from and dead letters go.
+    Broker,
+    /// Where claims are kept.
+    Store,
+    /// What is done with an event.
+    Handler,
+}
+
+/// Why a part does not work.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum TroubleReason {
+    /// The connection is being made for the first time.
+    Connecting,
+    /// No server answers at the given address.
+    Unreachable,
+    /// The server refuses the credentials, or they do not allow what is asked.
+    Unauthorized,
+    /// A Secret does not exist, or lacks a key.
+    SecretMissing,
+    /// A Secret is there, and what it holds cannot be used.
+    SecretInvalid,
+    /// The stream does not exist.
+    StreamNotFound,
+    /// No stream covers the dead-letter subject.
+    DeadLetterStreamNotFound,
+    /// The durable exists with settings that cannot be changed, or was deleted.
+    DurableConflict,
+    /// The bucket exists with settings that do not fit.
+    BucketConflict,
+    /// The server answers with an error.
+    Failing,
+}
+
+/// One thing that keeps a part from working.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("{message}")]
+pub struct Trouble {
+    /// Its stable name.
+    pub reason: TroubleReason,
+    /// What is wrong and what to do, for a person. No secret.
+    pub message: String,
+}
+
+impl Trouble {
+    /// A trouble with its message.
+    pub fn new(reason: TroubleReason, message: impl Into<String>) -> Self {
+        Self {
+            reason,
+            message: message.into(),
+        }
+    }
+}
+
+/// The health of all parts. Every part is in trouble until it has been seen to work.
+#[derive(Debug)]
+pub struct Health {
+    troubles: Mutex<BTreeMap<Part, Trouble>>,
+}
+
+impl Health {
+    /// The health of a process that has just started and needs `parts`.
+    pub fn starting(parts: impl IntoIterator<Item = Part>) -> Self {
+        let starting = |part| (part, Trouble::new(TroubleReason::Connecting, "connecting"));
+        Self {
+            troubles: Mutex::new(parts.into_iter().map(starting).collect()),
+        }
+    }
+
+    /// A part works. Whether that is news.
+    pub fn works(&self, part: Part) -> bool {
+        self.troubles
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&part)
+            .is_some()
+    }
+
+    /// A part does not work. Whether that is news.
+    pub fn fails(&self, part: Part, trouble: Trouble) -> bool {
+        let mut troubles = self.troubles.lock().unwrap_or_else(PoisonError::into_inner);
+        troubles.insert(part, trouble.clone()) != Some(trouble)
+    }
+
+    /// Everything that does not work now.
+    pub fn troubles(&self) -> Vec<(Part, Trouble)> {
+        let troubles = self.troubles.lock().unwrap_or_else(PoisonError::into_inner);
+        troubles
+            .iter()
+            .map(|(part, trouble)| (*part, trouble.clone()))
+            .collect()
+    }
+
+    /// Whether every part works.
+    pub fn is_ready(&self) -> bool {
+        self.troubles.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+    }
+}

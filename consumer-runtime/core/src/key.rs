@@ -1,0 +1,63 @@
+//! The idempotency key of an event.
+
+use std::fmt;
+
+use millrace_events::Event;
+use sha2::{Digest, Sha256};
+
+/// Who consumes: the namespace and name of the `EventConsumer`.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct ConsumerName {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+}
+
+impl fmt::Display for ConsumerName {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// Identifies an event for one consumer, in a form that every store can use as a key: 64 hexadecimal digits.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct Key(String);
+
+impl Key {
+    /// The key of `event` for `consumer`: a hash over the consumer's namespace and name and the event's source and id.
+    ///
+    /// Do not change how it is made: stores hold keys of events that may be delivered again.
+    pub fn new(consumer: &ConsumerName, event: &Event) -> Self {
+        Self(hash([
+            consumer.namespace.as_bytes(),
+            consumer.name.as_bytes(),
+            event.source.as_bytes(),
+            event.id.as_str().as_bytes(),
+        ]))
+    }
+
+    /// The key as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// The fingerprint of what an event says, to tell a repeated event from another one with the same id.
+///
+/// Do not change how it is made: stores hold fingerprints of events that may be delivered again.
+pub fn fingerprint(event: &Event) -> String {
+    let mut digest = hash([event.event_type.as_bytes(), event.data.as_ref()]);
+    digest.truncate(32);
+    digest
+}
+
+/// SHA-256 over the parts, each with its length in front so that no two lists of parts look alike.
+fn hash<const N: usize>(parts: [&[u8]; N]) -> String {
+    let mut hasher = Sha256::new();
+    for part in parts {
+        hasher.update(u64::try_from(part.len()).unwrap_or(u64::MAX).to_be_bytes());
+        hasher.update(part);
+    }
+    format!("{:x}", hasher.finalize())
+}

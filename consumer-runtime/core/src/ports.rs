@@ -1,0 +1,150 @@
+//! What the engine needs from the outside. Adapters implement these traits; the engine knows nothing else of them.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use millrace_events::{DeadLetter, Event};
+
+use crate::{
+    claim::{Record, State, Wish},
+    delivery::{Delivery, Receipt},
+    health::Trouble,
+    key::Key,
+    outcome::Outcome,
+    settle::Settlement,
+    window::Budget,
+};
+
+/// Takes deliveries from a broker.
+#[async_trait]
+pub trait Reader: Send {
+    /// Waits for deliveries and returns at least one and at most `budget.messages` of them.
+    ///
+    /// Cancel safe: a delivery is never lost when the future is dropped. The adapter reconnects and asks again by
+    /// itself; an error says that it could not for now, and the caller pauses before it calls again.
+    async fn next_batch(&mut self, budget: Budget) -> Result<Vec<Delivery>, ReadError>;
+
+    /// Asks the broker for nothing more, and returns what comes all the same, batch by batch; `None` when nothing more
+    /// can come. The caller hands that back. Cancel safe.
+    async fn rest(&mut self) -> Option<Vec<Delivery>>;
+}
+
+/// Tells a broker what became of its deliveries.
+#[async_trait]
+pub trait Settler: Send + Sync {
+    /// Sends `settlement`. For `Done` it returns when the broker has confirmed it.
+    async fn settle(&self, receipt: &Receipt, settlement: Settlement) -> Result<(), SettleError>;
+
+    /// Returns when the broker has received everything sent so far.
+    async fn flush(&self) -> Result<(), SettleError>;
+
+    /// What the broker can do.
+    fn capabilities(&self) -> Capabilities;
+}
+
+/// What a broker can do. The engine asks this and never which broker it is.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Capabilities {
+    /// How long it waits for a settlement before it delivers again; `None` when it never delivers again. Then a retry
+    /// waits in this process.
+    pub ack_wait: Option<Duration>,
+}
+
+/// Where dead letters go.
+#[async_trait]
+pub trait DeadLetters: Send + Sync {
+    /// Publishes a dead letter and returns when the broker has confirmed it.
+    async fn publish(&self, dead_letter: &DeadLetter) -> Result<(), DeadLetterError>;
+}
+
+/// Keeps the claims on events.
+///
+/// Every write after a claim is conditional on its token. Time is the store's own.
+#[async_trait]
+pub trait IdempotencyStore: Send + Sync {
+    /// Tries to claim an event.
+    async fn claim(&self, key: &Key, wish: &Wish<'_>) -> Result<Claim, StoreError>;
+
+    /// Ends a claim: its record becomes `record`, on condition that the claim is still held.
+    ///
+    /// Repeating the call with the same arguments after `Unavailable` is safe.
+    async fn end(&self, key: &Key, claim: &Claimed, record: &Record) -> Result<(), StoreError>;
+
+    /// Whether the store answers.
+    async fn ping(&self) -> Result<(), StoreError>;
+
+    /// Whether records survive this process, so that the attempts they count can be relied on.
+    fn is_durable(&self) -> bool;
+}
+
+/// The answer to a wish to claim.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Claim {
+    /// It is held now.
+    Claimed(Claimed),
+    /// The event is done or dead: skip it.
+    Settled,
+    /// Somebody is at work on it, for at most this long.
+    Busy(Duration),
+    /// Another event had the same id.
+    Conflict,
+}
+
+/// A claim that is held.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Claimed {
+    /// The fencing token: writes on its behalf are refused once somebody else has claimed.
+    pub token: u64,
+    /// The record as it stands with this claim.
+    pub record: Record,
+}
+
+impl Claimed {
+    /// The record of this claim ended in `state`.
+    pub fn ended(&self, state: State) -> Record {
+        self.record.ended(state)
+    }
+}
+
+/// Does what is to be done with an event.
+#[async_trait]
+pub trait Handler: Send + Sync {
+    /// Handles an event. The engine cuts the call at the attempt timeout.
+    async fn call(&self, event: &Event, context: &Context) -> Outcome;
+
+    /// Checks what the handler needs, before the first event and while it is in trouble.
+    async fn check(&self) -> Result<(), Trouble>;
+}
+
+/// What a handler is told beside the event.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Context {
+    /// The number of this attempt. The first is 1.
+    pub attempt: u32,
+}
+
+/// A source that cannot be read for now.
+#[derive(Debug, thiserror::Error)]
+#[error("failed to read from the broker: {0}")]
+pub struct ReadError(pub String);
+
+/// A settlement that did not reach the broker, or was not confirmed.
+#[derive(Debug, thiserror::Error)]
+#[error("failed to settle: {0}")]
+pub struct SettleError(pub String);
+
+/// A dead letter that the broker did not confirm.
+#[derive(Debug, thiserror::Error)]
+#[error("failed to publish the dead letter: {0}")]
+pub struct DeadLetterError(pub String);
+
+/// A store that did not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// It does not answer, or answers with an error. Nothing is known to be written; trying again may help.
+    #[error("the store is not available: {0}")]
+    Unavailable(String),
+    /// The claim is no longer held: somebody else has taken the event over. Nothing was written.
+    #[error("the claim was taken over")]
+    Fenced,
+}

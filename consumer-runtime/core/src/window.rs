@@ -1,0 +1,164 @@
+//! How much may be taken from the broker: counts and bytes.
+
+use std::time::Duration;
+
+/// How much more may be taken.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Budget {
+    /// Deliveries.
+    pub messages: u32,
+    /// Bytes.
+    pub bytes: u32,
+}
+
+/// Bounds of what is taken and not yet settled.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct WindowLimits {
+    /// Concurrent handler calls. At least so many deliveries may be held.
+    pub workers: u32,
+    /// Most deliveries held.
+    pub messages: u32,
+    /// Most bytes held. One delivery is always allowed, whatever its size.
+    pub bytes: u32,
+    /// The time that the broker waits for a settlement, `None` where it waits for none.
+    pub ack_wait: Option<Duration>,
+}
+
+/// What is taken and not yet settled, and how much more may be.
+///
+/// The window follows the handler: it opens to what can start within half of the ack wait, so that a slow consumer
+/// does not keep events from its fellow replicas. It starts at two deliveries for each worker.
+#[derive(Debug)]
+pub struct Window {
+    limits: WindowLimits,
+    messages: u32,
+    bytes: u32,
+    /// Mean duration of an attempt, an exponential average over about 16 of them; `None` before the first.
+    mean_attempt: Option<Duration>,
+}
+
+impl Window {
+    /// An empty window.
+    pub fn new(limits: WindowLimits) -> Self {
+        Self {
+            limits,
+            messages: 0,
+            bytes: 0,
+            mean_attempt: None,
+        }
+    }
+
+    /// How much may be taken now, or `None` when the window is full.
+    pub fn budget(&self) -> Option<Budget> {
+        let messages = self.size().saturating_sub(self.messages);
+        let bytes = self.limits.bytes.saturating_sub(self.bytes);
+        let alone = self.messages == 0;
+        (messages > 0 && (bytes > 0 || alone)).then_some(Budget {
+            messages,
+            bytes: bytes.max(1),
+        })
+    }
+
+    /// Counts a delivery in.
+    pub fn take(&mut self, bytes: usize) {
+        self.messages = self.messages.saturating_add(1);
+        self.bytes = self.bytes.saturating_add(saturate(bytes));
+    }
+
+    /// Counts a delivery out.
+    pub fn give_back(&mut self, bytes: usize) {
+        self.messages = self.messages.saturating_sub(1);
+        self.bytes = self.bytes.saturating_sub(saturate(bytes));
+    }
+
+    /// Learns how long an attempt took.
+    pub fn observe(&mut self, attempt: Duration) {
+        let mean = self.mean_attempt.unwrap_or(attempt);
+        self.mean_attempt = mean.saturating_mul(15).saturating_add(attempt).checked_div(16);
+    }
+
+    /// Deliveries that the window has room for in all.
+    pub fn size(&self) -> u32 {
+        let floor = self.limits.workers.saturating_mul(2);
+        let wanted = match (self.limits.ack_wait, self.mean_attempt) {
+            (Some(ack_wait), Some(mean)) => {
+                let rounds = ack_wait
+                    .checked_div(2)
+                    .unwrap_or_default()
+                    .as_nanos()
+                    .checked_div(mean.as_nanos().max(1))
+                    .unwrap_or_default();
+                u32::try_from(rounds)
+                    .unwrap_or(u32::MAX)
+                    .saturating_mul(self.limits.workers)
+            }
+            (None, _) | (_, None) => floor,
+        };
+        // A consumer that needs more than half the ack wait for one attempt takes only what can start at once.
+        wanted
+            .max(self.limits.workers)
+            .min(self.limits.messages.max(self.limits.workers))
+    }
+}
+
+fn saturate(bytes: usize) -> u32 {
+    u32::try_from(bytes).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn limits() -> WindowLimits {
+        WindowLimits {
+            workers: 4,
+            messages: 1000,
+            bytes: 1_000_000,
+            ack_wait: Some(Duration::from_secs(30)),
+        }
+    }
+
+    #[test]
+    fn a_slow_handler_leaves_at_the_broker_what_it_could_not_start_in_time() {
+        let mut window = Window::new(limits());
+        assert_eq!(window.size(), 8, "before anything is known");
+
+        (0..200).for_each(|_| window.observe(Duration::from_millis(1)));
+        assert_eq!(window.size(), 1000, "a fast handler may fill the window");
+
+        (0..200).for_each(|_| window.observe(Duration::from_secs(5)));
+        assert_eq!(window.size(), 12, "three rounds of 5 s fit into half of the ack wait");
+
+        (0..200).for_each(|_| window.observe(Duration::from_secs(60)));
+        assert_eq!(window.size(), 4, "never less than what can start at once");
+    }
+
+    #[test]
+    fn one_delivery_larger_than_the_byte_limit_is_taken_alone() {
+        let mut window = Window::new(limits());
+
+        window.take(5_000_000);
+        assert_eq!(window.budget(), None);
+
+        window.give_back(5_000_000);
+        assert!(window.budget().is_some());
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_taken_within_the_budget_never_exceeds_the_limits(sizes in prop::collection::vec(0_usize..200_000, 0..200)) {
+            let mut window = Window::new(limits());
+            let (mut count, mut total) = (0, 0);
+            for size in sizes {
+                let Some(budget) = window.budget() else { break };
+                if size > budget.bytes as usize && count > 0 { break }
+                window.take(size);
+                count += 1;
+                total += size;
+                prop_assert!(count <= 8 && (total <= 1_000_000 || count == 1));
+            }
+        }
+    }
+}

@@ -1,0 +1,38 @@
+//! One handler call, with its time limit. A panic becomes an outcome.
+
+use std::{any::Any, panic::AssertUnwindSafe};
+
+use futures::FutureExt;
+use millrace_core::{outcome::Outcome, ports::Context};
+use millrace_events::Event;
+
+use crate::shared::Shared;
+
+/// Calls the handler once.
+pub(crate) async fn attempt(shared: &Shared, event: &Event, number: u32) -> Outcome {
+    let started = shared.clock.monotonic();
+    let context = Context { attempt: number };
+    let call = AssertUnwindSafe(shared.handler.call(event, &context)).catch_unwind();
+    let outcome = match tokio::time::timeout(shared.policy.attempt_timeout, call).await {
+        Ok(Ok(outcome)) => outcome,
+        Ok(Err(panic)) => Outcome::ambiguous(format!("the handler panicked: {}", panic_message(panic.as_ref()))),
+        Err(_) => Outcome::ambiguous(format!(
+            "no answer within {} s",
+            shared.policy.attempt_timeout.as_secs()
+        )),
+    };
+    let duration = shared.clock.monotonic().since(started);
+    shared.metrics.attempt_seconds.observe(duration.as_secs_f64());
+    let mut window = shared.window();
+    window.observe(duration);
+    shared.metrics.window.set(i64::from(window.size()));
+    outcome
+}
+
+fn panic_message(panic: &(dyn Any + Send)) -> &str {
+    panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("?")
+}

@@ -1,0 +1,91 @@
+//! Takes deliveries from the broker: room first, then read.
+
+use millrace_core::{
+    delivery::Delivery,
+    health::{Part, Trouble, TroubleReason},
+    lane::Begun,
+    ports::{Reader, StoreError},
+};
+use tracing::{info, warn};
+
+use crate::shared::Shared;
+
+/// Takes deliveries and queues them for the workers, until it is dropped. Cancel safe: a delivery that was taken is in
+/// the queue.
+pub(crate) async fn take(shared: &Shared, reader: &mut dyn Reader, work: &async_channel::Sender<Delivery>) {
+    let mut failures = 0;
+    loop {
+        shared.store_gate.wait(true).await;
+        let budget = shared.room().await;
+        let batch = tokio::select! {
+            // While the store does not answer nothing may be handled, so nothing is taken either.
+            biased;
+            () = shared.store_gate.wait(false) => continue,
+            batch = reader.next_batch(budget) => batch,
+        };
+        match batch {
+            Ok(batch) => {
+                failures = 0;
+                for delivery in batch {
+                    register(shared, delivery, work);
+                }
+            }
+            Err(error) => {
+                failures += 1;
+                warn!(%error, failures, "failed to take deliveries");
+                tokio::time::sleep(shared.policy.reconnect.delay(failures, fastrand::u64(..))).await;
+            }
+        }
+    }
+}
+
+/// 2 register: a copy of what is at work here already is dropped.
+pub(crate) fn register(shared: &Shared, delivery: Delivery, work: &async_channel::Sender<Delivery>) {
+    shared.metrics.deliveries.inc();
+    if delivery.delivered_count > 1 {
+        shared.metrics.redeliveries.inc();
+    }
+    match shared.begin(&delivery) {
+        Begun::AlreadyHeld => {
+            shared.metrics.dropped_copies.inc();
+        }
+        // The queue is as large as the window, so it has room for whatever the window let in.
+        Begun::New => {
+            if let Err(refused) = work.try_send(delivery) {
+                shared.end(&refused.into_inner());
+            }
+        }
+    }
+}
+
+/// Waits for the store to fail, then asks it until it answers, for as long as it runs.
+pub(crate) async fn watch_store(shared: &Shared) {
+    let Some(store) = &shared.store else { return };
+    loop {
+        shared.store_gate.wait(false).await;
+        let mut failures = 0;
+        while let Err(error) = store.ping().await {
+            failures += 1;
+            shared
+                .health
+                .fails(Part::Store, Trouble::new(TroubleReason::Failing, error.to_string()));
+            tokio::time::sleep(shared.policy.reconnect.delay(failures, fastrand::u64(..))).await;
+        }
+        info!("the store answers again");
+        shared.health.works(Part::Store);
+        shared.store_gate.set(true);
+    }
+}
+
+impl Shared {
+    /// The store did not do what was asked: fetching stops until it answers again.
+    pub(crate) fn store_fails(&self, error: &StoreError) {
+        if self
+            .health
+            .fails(Part::Store, Trouble::new(TroubleReason::Failing, error.to_string()))
+        {
+            warn!(%error, "the store does not answer: fetching stops");
+        }
+        self.store_gate.set(false);
+    }
+}

@@ -1,0 +1,215 @@
+//! The line that every message takes, from top to bottom.
+
+use std::time::Duration;
+
+use millrace_core::{
+    claim::{State, Wish},
+    decide::{Next, decide},
+    delivery::Delivery,
+    key::{Key, fingerprint},
+    outcome::{Effect, Outcome},
+    ports::{Claim, Claimed, StoreError},
+    routing::Route,
+    settle::Settlement,
+};
+use millrace_events::{Event, Reason};
+use tracing::{debug, info, warn};
+
+use crate::{
+    attempt::attempt,
+    give_up::{GivenUp, give_up},
+    record::{Recorded, record},
+    settle::settle,
+    shared::Shared,
+};
+
+/// A claim that is held, with the key that it is held under.
+#[derive(Debug)]
+pub(crate) struct Hold {
+    pub(crate) key: Key,
+    pub(crate) claimed: Claimed,
+}
+
+/// Carries one delivery through, and ends it.
+///
+/// The steps are those of `ARCHITECTURE.md`; 1 (intake) and 2 (register) are in [`crate::intake`].
+pub(crate) async fn carry(shared: &Shared, delivery: Delivery, retries: &async_channel::Sender<(Delivery, Duration)>) {
+    let settlement = settlement_of(shared, &delivery).await;
+    settle(shared, delivery, settlement, retries).await;
+}
+
+/// What the broker is to be told about a delivery; nothing where the claim went to somebody else.
+async fn settlement_of(shared: &Shared, delivery: &Delivery) -> Option<Settlement> {
+    // 3 decode
+    let event = match decode(shared, delivery) {
+        Ok(event) => event,
+        Err(refusal) => return give_up(shared, delivery, None, refusal).await,
+    };
+    // 4 route
+    if shared.policy.routing.route(&event.event_type) == Route::Ignore {
+        shared.metrics.ignored.inc();
+        return Some(Settlement::Done);
+    }
+    // 5 claim
+    let asked_at = shared.clock.monotonic();
+    let hold = match claim(shared, delivery, &event).await {
+        Admission::Start(hold) => hold,
+        Admission::Put(settlement) => return Some(settlement),
+        Admission::Refuse(refusal) => return give_up(shared, delivery, None, refusal).await,
+    };
+    let number = attempt_number(shared, delivery, hold.as_ref());
+    if !shared.policy.retry.allows(number) {
+        let error = "every attempt ended with the death of its process or was cut";
+        return give_up(
+            shared,
+            delivery,
+            hold,
+            GivenUp::new(Reason::RetriesExhausted, error, number.saturating_sub(1)),
+        )
+        .await;
+    }
+    let slack = shared.policy.lease.saturating_sub(shared.policy.attempt_timeout);
+    if hold.is_some() && shared.clock.monotonic().since(asked_at) > slack {
+        // This process was stopped after it had claimed: the claim may end before the attempt does.
+        warn!(event_id = %event.id, "the claim is too old to start with");
+        return Some(Settlement::RetryAfter(shared.policy.lease));
+    }
+    // 6 handle
+    let outcome = attempt(shared, &event, number).await;
+    // 7 decide
+    let next = decide(&outcome, number, &shared.policy.retry, fastrand::u64(..));
+    debug!(event_id = %event.id, attempt = number, ?next, "attempt ended");
+    // 8 act, 9 record
+    match (next, outcome) {
+        (Next::Complete, _) => {
+            shared.metrics.handled.inc();
+            done(shared, hold).await
+        }
+        (Next::RetryAfter(delay), outcome) => Some(retry(shared, &event, hold, &outcome, delay).await),
+        (Next::DeadLetter(reason), outcome) => {
+            give_up(shared, delivery, hold, GivenUp::new(reason, error_of(&outcome), number)).await
+        }
+    }
+}
+
+fn decode(shared: &Shared, delivery: &Delivery) -> Result<Event, GivenUp> {
+    let size = delivery.payload.len();
+    if size > shared.policy.payload_bytes {
+        let error = format!(
+            "the payload has {size} bytes; the limit is {}",
+            shared.policy.payload_bytes
+        );
+        return Err(GivenUp::new(Reason::TooLarge, error, 1));
+    }
+    Event::decode(&delivery.headers, &delivery.payload, &delivery.origin)
+        .map_err(|error| GivenUp::new(error.reason(), error.to_string(), 1))
+}
+
+/// What a claim comes to.
+enum Admission {
+    /// The attempt may start, with this claim; without one where none is asked for.
+    Start(Option<Hold>),
+    /// Nothing is to be done but this.
+    Put(Settlement),
+    /// The event is to be given up.
+    Refuse(GivenUp),
+}
+
+async fn claim(shared: &Shared, delivery: &Delivery, event: &Event) -> Admission {
+    let Some(store) = &shared.store else {
+        return Admission::Start(None);
+    };
+    let key = Key::new(&shared.policy.consumer, event);
+    let fingerprint = fingerprint(event);
+    match store
+        .claim(
+            &key,
+            &Wish {
+                fingerprint: &fingerprint,
+                lease: shared.policy.lease,
+            },
+        )
+        .await
+    {
+        Ok(Claim::Claimed(claimed)) => {
+            if claimed.record.uncertain > 0 {
+                shared.metrics.possible_duplicates.inc();
+                warn!(event_id = %event.id, attempt = claimed.record.attempts, uncertain = claimed.record.uncertain,
+                    "an earlier attempt ended without word: its effect may happen twice");
+            }
+            Admission::Start(Some(Hold { key, claimed }))
+        }
+        Ok(Claim::Settled) => {
+            shared.metrics.duplicates_skipped.inc();
+            debug!(event_id = %event.id, delivered_count = delivery.delivered_count, "duplicate skipped");
+            Admission::Put(Settlement::Done)
+        }
+        Ok(Claim::Busy(remaining)) => {
+            shared.metrics.busy.inc();
+            // Its holder will most likely be done long before its claim ends.
+            let delay = remaining.min(shared.policy.retry.backoff.delay(1, fastrand::u64(..)));
+            Admission::Put(Settlement::RetryAfter(delay))
+        }
+        Ok(Claim::Conflict) => {
+            let error = "another event with the same id and other content was seen before";
+            Admission::Refuse(GivenUp::new(Reason::IdempotencyConflict, error, 1))
+        }
+        Err(error @ (StoreError::Unavailable(_) | StoreError::Fenced)) => {
+            shared.store_fails(&error);
+            Admission::Put(Settlement::RetryAfter(
+                shared.policy.retry.backoff.delay(1, fastrand::u64(..)),
+            ))
+        }
+    }
+}
+
+/// The number of the attempt that is about to start. Where the store outlives the process its count is right; else the
+/// broker's is the only one that has seen earlier processes.
+fn attempt_number(shared: &Shared, delivery: &Delivery, hold: Option<&Hold>) -> u32 {
+    let durable = shared.store.as_ref().is_some_and(|store| store.is_durable());
+    let broker_counts = shared.settler.capabilities().ack_wait.is_some();
+    match hold {
+        Some(hold) if durable || !broker_counts => hold.claimed.record.attempts,
+        _ => delivery.delivered_count,
+    }
+}
+
+async fn done(shared: &Shared, hold: Option<Hold>) -> Option<Settlement> {
+    let Some(hold) = hold else {
+        return Some(Settlement::Done);
+    };
+    match record(shared, &hold, &hold.claimed.ended(State::Done)).await {
+        Recorded::Yes => Some(Settlement::Done),
+        Recorded::Fenced | Recorded::Unavailable => {
+            // The effect happened and nothing says so: whoever has the event next may repeat it.
+            shared.metrics.possible_duplicates.inc();
+            None
+        }
+    }
+}
+
+async fn retry(shared: &Shared, event: &Event, hold: Option<Hold>, outcome: &Outcome, delay: Duration) -> Settlement {
+    shared.metrics.retries.inc();
+    info!(event_id = %event.id, error = error_of(outcome), delay_ms = delay.as_millis(), "attempt failed, will be repeated");
+    if let Some(hold) = hold {
+        let effect = match outcome {
+            Outcome::Failed(failure) => failure.effect,
+            Outcome::Done => Effect::None,
+        };
+        // Where this cannot be recorded the claim ends by itself, and the next delivery waits for that.
+        record(
+            shared,
+            &hold,
+            &hold.claimed.record.released(effect, shared.clock.wall()),
+        )
+        .await;
+    }
+    Settlement::RetryAfter(delay)
+}
+
+fn error_of(outcome: &Outcome) -> &str {
+    match outcome {
+        Outcome::Done => "",
+        Outcome::Failed(failure) => &failure.error,
+    }
+}

@@ -1,0 +1,190 @@
+//! The figures of the engine. Their label sets are bounded.
+
+use millrace_events::Reason;
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
+    registry::Registry,
+};
+
+/// The figures of one engine. Cheap to clone; clones count together.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    pub(crate) deliveries: Counter,
+    pub(crate) redeliveries: Counter,
+    pub(crate) dropped_copies: Counter,
+    pub(crate) handled: Counter,
+    pub(crate) duplicates_skipped: Counter,
+    pub(crate) ignored: Counter,
+    pub(crate) retries: Counter,
+    pub(crate) busy: Counter,
+    pub(crate) dead_letters: Family<ReasonLabel, Counter>,
+    pub(crate) possible_duplicates: Counter,
+    pub(crate) fenced: Counter,
+    pub(crate) unconfirmed_settlements: Counter,
+    pub(crate) handed_back: Counter,
+    pub(crate) lost: Counter,
+    pub(crate) in_flight: Gauge,
+    pub(crate) window: Gauge,
+    pub(crate) attempt_seconds: Histogram,
+}
+
+#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+pub(crate) struct ReasonLabel {
+    pub(crate) reason: &'static str,
+}
+
+/// Totals since the engine started.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Totals {
+    /// Deliveries taken from the broker.
+    pub deliveries: u64,
+    /// Deliveries that the broker says it had made before.
+    pub redeliveries: u64,
+    /// Events whose handler succeeded.
+    pub handled: u64,
+    /// Deliveries of events that were done already.
+    pub duplicates_skipped: u64,
+    /// Deliveries of types that the consumer leaves alone.
+    pub ignored: u64,
+    /// Attempts that failed and will be repeated.
+    pub retries: u64,
+    /// Dead letters confirmed by the broker.
+    pub dead_letters: u64,
+    /// Attempts after one whose effect may have happened.
+    pub possible_duplicates: u64,
+    /// Records refused because somebody else had taken the claim over.
+    pub fenced: u64,
+    /// Deliveries held now.
+    pub in_flight: u64,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self {
+            deliveries: Counter::default(),
+            redeliveries: Counter::default(),
+            dropped_copies: Counter::default(),
+            handled: Counter::default(),
+            duplicates_skipped: Counter::default(),
+            ignored: Counter::default(),
+            retries: Counter::default(),
+            busy: Counter::default(),
+            dead_letters: Family::default(),
+            possible_duplicates: Counter::default(),
+            fenced: Counter::default(),
+            unconfirmed_settlements: Counter::default(),
+            handed_back: Counter::default(),
+            lost: Counter::default(),
+            in_flight: Gauge::default(),
+            window: Gauge::default(),
+            attempt_seconds: Histogram::new([0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 60.0]),
+        }
+    }
+}
+
+impl Metrics {
+    /// Registers all figures under the prefix `millrace`.
+    pub fn register(&self, registry: &mut Registry) {
+        let registry = registry.sub_registry_with_prefix("millrace");
+        for (name, help, counter) in [
+            ("deliveries", "Deliveries taken from the broker", &self.deliveries),
+            (
+                "redeliveries",
+                "Deliveries that the broker had made before",
+                &self.redeliveries,
+            ),
+            (
+                "dropped_copies",
+                "Deliveries dropped because this process had them at work already",
+                &self.dropped_copies,
+            ),
+            ("handled", "Events whose handler succeeded", &self.handled),
+            (
+                "duplicates_skipped",
+                "Deliveries of events that were done already",
+                &self.duplicates_skipped,
+            ),
+            (
+                "ignored",
+                "Deliveries of types that this consumer leaves alone",
+                &self.ignored,
+            ),
+            ("retries", "Attempts that failed and will be repeated", &self.retries),
+            (
+                "busy",
+                "Deliveries put off because another process had the event at work",
+                &self.busy,
+            ),
+            (
+                "possible_duplicates",
+                "Attempts after one whose effect may have happened",
+                &self.possible_duplicates,
+            ),
+            (
+                "fenced",
+                "Records refused because another process had taken the claim over",
+                &self.fenced,
+            ),
+            (
+                "unconfirmed_settlements",
+                "Settlements that the broker did not confirm",
+                &self.unconfirmed_settlements,
+            ),
+            (
+                "handed_back",
+                "Deliveries handed back unstarted at a drain",
+                &self.handed_back,
+            ),
+            (
+                "lost",
+                "Deliveries given up at a drain that the broker will not deliver again",
+                &self.lost,
+            ),
+        ] {
+            registry.register(name, help, counter.clone());
+        }
+        registry.register(
+            "dead_letters",
+            "Dead letters confirmed by the broker, by reason",
+            self.dead_letters.clone(),
+        );
+        registry.register(
+            "in_flight",
+            "Deliveries taken and not yet settled",
+            self.in_flight.clone(),
+        );
+        registry.register(
+            "window",
+            "Deliveries that may be in flight at present",
+            self.window.clone(),
+        );
+        registry.register(
+            "attempt_seconds",
+            "Duration of an attempt in seconds",
+            self.attempt_seconds.clone(),
+        );
+    }
+
+    /// The totals so far.
+    pub fn totals(&self) -> Totals {
+        Totals {
+            deliveries: self.deliveries.get(),
+            redeliveries: self.redeliveries.get(),
+            handled: self.handled.get(),
+            duplicates_skipped: self.duplicates_skipped.get(),
+            ignored: self.ignored.get(),
+            retries: self.retries.get(),
+            dead_letters: Reason::ALL.iter().map(|reason| self.dead_letter(*reason).get()).sum(),
+            possible_duplicates: self.possible_duplicates.get(),
+            fenced: self.fenced.get(),
+            in_flight: u64::try_from(self.in_flight.get()).unwrap_or_default(),
+        }
+    }
+
+    pub(crate) fn dead_letter(&self, reason: Reason) -> Counter {
+        self.dead_letters.get_or_create_owned(&ReasonLabel {
+            reason: reason.as_str(),
+        })
+    }
+}

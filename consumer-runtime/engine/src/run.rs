@@ -1,0 +1,186 @@
+//! An engine from start to drain.
+
+use std::{future::Future, sync::Arc, time::Duration};
+
+use millrace_core::{
+    delivery::Delivery,
+    health::Health,
+    lane::Begun,
+    ports::{DeadLetters, Handler, IdempotencyStore, Reader, Settler},
+    settle::Settlement,
+    time::Clock,
+};
+use tokio::task::JoinSet;
+use tracing::{info, warn};
+
+use crate::{
+    Policy, intake, keepalive, line::carry, metrics::Metrics, retry_queue, settle::send, shared::Shared, tasks::Owned,
+};
+
+/// The time in which everything sent must have reached the broker at the end.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Everything that one engine works with.
+pub struct Engine {
+    /// Its settings.
+    pub policy: Policy,
+    /// Where deliveries come from.
+    pub reader: Box<dyn Reader>,
+    /// Where settlements go.
+    pub settler: Arc<dyn Settler>,
+    /// Where claims are kept, `None` where none are asked for.
+    pub store: Option<Arc<dyn IdempotencyStore>>,
+    /// What is done with an event.
+    pub handler: Arc<dyn Handler>,
+    /// Where dead letters go.
+    pub dead_letters: Arc<dyn DeadLetters>,
+    /// Where time comes from.
+    pub clock: Arc<dyn Clock>,
+    /// Where trouble is told.
+    pub health: Arc<Health>,
+    /// Where figures are kept.
+    pub metrics: Metrics,
+}
+
+/// How a drain ended.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Drained {
+    /// Everything taken was finished and settled, or handed back unstarted.
+    Clean {
+        /// Deliveries handed back unstarted.
+        handed_back: usize,
+    },
+    /// The deadline came first. What was at work is not settled, and a broker that keeps events delivers it again.
+    Cut {
+        /// Deliveries that were at work.
+        unsettled: usize,
+    },
+}
+
+impl Engine {
+    /// Consumes until `stop` is ready, then drains: takes no more, hands back what has not started, lets the rest
+    /// finish, gives up at the drain timeout, and flushes.
+    pub async fn run(self, stop: impl Future<Output = ()> + Send) -> Drained {
+        let mut reader = self.reader;
+        let shared = Arc::new(Shared::new(
+            self.policy,
+            self.settler,
+            self.store,
+            self.handler,
+            self.dead_letters,
+            self.clock,
+            self.health,
+            self.metrics,
+        ));
+        let queue_size = shared.policy.in_flight_messages.max(shared.policy.workers).max(1);
+        let queue_size = usize::try_from(queue_size).unwrap_or(usize::MAX);
+        let (work_sender, work) = async_channel::bounded(queue_size);
+        let (retry_sender, retries) = async_channel::bounded(queue_size);
+        let workers = start_workers(&shared, &work, &retry_sender);
+        let keepalive = Owned::spawn("keepalive", keepalive::keep_alive(Arc::clone(&shared)));
+        let requeue = Owned::spawn("retries", retry_queue::wait_and_requeue(retries, work_sender.clone()));
+        {
+            let watch_store = intake::watch_store(&shared);
+            let intake = intake::take(&shared, reader.as_mut(), &work_sender);
+            tokio::select! {
+                // The stop comes first: nothing may be taken after it.
+                biased;
+                () = stop => {}
+                () = intake => {}
+                ((), ()) = async { (watch_store.await, std::future::pending().await) } => {}
+            }
+        }
+        info!(in_flight = shared.lane().len(), "draining");
+        let drained = drain(&shared, reader.as_mut(), &work, &work_sender, workers).await;
+        drop((keepalive, requeue));
+        if tokio::time::timeout(FLUSH_TIMEOUT, shared.settler.flush())
+            .await
+            .is_err()
+        {
+            warn!("the broker did not confirm the last settlements in time");
+        }
+        drained
+    }
+}
+
+fn start_workers(
+    shared: &Arc<Shared>,
+    work: &async_channel::Receiver<Delivery>,
+    retries: &async_channel::Sender<(Delivery, Duration)>,
+) -> JoinSet<()> {
+    let mut workers = JoinSet::new();
+    for _ in 0..shared.policy.workers {
+        let (shared, work, retries) = (Arc::clone(shared), work.clone(), retries.clone());
+        workers.spawn(async move {
+            while let Ok(delivery) = work.recv().await {
+                carry(&shared, delivery, &retries).await;
+            }
+        });
+    }
+    workers
+}
+
+async fn drain(
+    shared: &Shared,
+    reader: &mut dyn Reader,
+    work: &async_channel::Receiver<Delivery>,
+    work_sender: &async_channel::Sender<Delivery>,
+    mut workers: JoinSet<()>,
+) -> Drained {
+    let deadline = tokio::time::Instant::now() + shared.policy.drain_timeout;
+    let redelivers = shared.settler.capabilities().ack_wait.is_some();
+    let handed_back = if redelivers {
+        // What waits for a worker has not started. A closed queue lets the workers end after what they have.
+        work.close();
+        hand_back_unstarted(shared, reader, work, deadline).await
+    } else {
+        // Nobody else would get what is handed back: it is finished here.
+        while let Ok(Some(batch)) = tokio::time::timeout_at(deadline, reader.rest()).await {
+            for delivery in batch {
+                intake::register(shared, delivery, work_sender);
+            }
+        }
+        if tokio::time::timeout_at(deadline, shared.idle()).await.is_ok() {
+            work.close();
+        }
+        0
+    };
+    let finished = tokio::time::timeout_at(deadline, async { while workers.join_next().await.is_some() {} }).await;
+    let unsettled = shared.lane().len();
+    if finished.is_ok() && unsettled == 0 {
+        return Drained::Clean { handed_back };
+    }
+    workers.shutdown().await;
+    if !redelivers {
+        shared.metrics.lost.inc_by(u64::try_from(unsettled).unwrap_or(u64::MAX));
+    }
+    Drained::Cut { unsettled }
+}
+
+async fn hand_back_unstarted(
+    shared: &Shared,
+    reader: &mut dyn Reader,
+    work: &async_channel::Receiver<Delivery>,
+    deadline: tokio::time::Instant,
+) -> usize {
+    let mut handed_back = 0;
+    while let Ok(delivery) = work.try_recv() {
+        hand_back(shared, &delivery).await;
+        handed_back += 1;
+    }
+    while let Ok(Some(batch)) = tokio::time::timeout_at(deadline, reader.rest()).await {
+        for delivery in batch {
+            if shared.begin(&delivery) == Begun::New {
+                hand_back(shared, &delivery).await;
+                handed_back += 1;
+            }
+        }
+    }
+    handed_back
+}
+
+async fn hand_back(shared: &Shared, delivery: &Delivery) {
+    send(shared, delivery, Settlement::RetryAfter(Duration::ZERO)).await;
+    shared.metrics.handed_back.inc();
+    shared.end(delivery);
+}

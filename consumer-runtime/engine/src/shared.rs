@@ -1,0 +1,117 @@
+//! What the tasks of one engine share.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use millrace_core::{
+    delivery::Delivery,
+    health::Health,
+    lane::{Begun, Lane},
+    ports::{DeadLetters, Handler, IdempotencyStore, Settler},
+    time::Clock,
+    window::{Budget, Window, WindowLimits},
+};
+use tokio::sync::Notify;
+
+use crate::{Policy, gate::Gate, metrics::Metrics};
+
+/// What the tasks of one engine share. No lock is held over an await.
+pub(crate) struct Shared {
+    pub(crate) policy: Policy,
+    pub(crate) settler: Arc<dyn Settler>,
+    pub(crate) store: Option<Arc<dyn IdempotencyStore>>,
+    pub(crate) handler: Arc<dyn Handler>,
+    pub(crate) dead_letters: Arc<dyn DeadLetters>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) health: Arc<Health>,
+    pub(crate) metrics: Metrics,
+    pub(crate) store_gate: Gate,
+    lane: Mutex<Lane>,
+    window: Mutex<Window>,
+    room: Notify,
+}
+
+impl Shared {
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "one call, from the engine's own constructor, of its parts"
+    )]
+    pub(crate) fn new(
+        policy: Policy,
+        settler: Arc<dyn Settler>,
+        store: Option<Arc<dyn IdempotencyStore>>,
+        handler: Arc<dyn Handler>,
+        dead_letters: Arc<dyn DeadLetters>,
+        clock: Arc<dyn Clock>,
+        health: Arc<Health>,
+        metrics: Metrics,
+    ) -> Self {
+        let ack_wait = settler.capabilities().ack_wait;
+        let limits = WindowLimits {
+            workers: policy.workers,
+            messages: policy.in_flight_messages,
+            bytes: policy.in_flight_bytes,
+            ack_wait,
+        };
+        Self {
+            policy,
+            settler,
+            store,
+            handler,
+            dead_letters,
+            clock,
+            health,
+            metrics,
+            store_gate: Gate::open(),
+            lane: Mutex::new(Lane::new(ack_wait)),
+            window: Mutex::new(Window::new(limits)),
+            room: Notify::new(),
+        }
+    }
+
+    pub(crate) fn lane(&self) -> MutexGuard<'_, Lane> {
+        self.lane.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn window(&self) -> MutexGuard<'_, Window> {
+        self.window.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Registers a delivery: in the lane, and, when it is new, in the window.
+    pub(crate) fn begin(&self, delivery: &Delivery) -> Begun {
+        let begun = self
+            .lane()
+            .begin(delivery.position, delivery.receipt.clone(), delivery.received_at);
+        if begun == Begun::New {
+            self.window().take(delivery.size());
+            self.metrics.in_flight.inc();
+        }
+        begun
+    }
+
+    /// Ends a delivery: intake may read again.
+    pub(crate) fn end(&self, delivery: &Delivery) {
+        if self.lane().end(delivery.position) {
+            self.window().give_back(delivery.size());
+            self.metrics.in_flight.dec();
+            self.room.notify_one();
+        }
+    }
+
+    /// Waits until nothing is held.
+    pub(crate) async fn idle(&self) {
+        while !self.lane().is_empty() {
+            self.room.notified().await;
+        }
+    }
+
+    /// Waits until there is room in the window, and says how much.
+    pub(crate) async fn room(&self) -> Budget {
+        loop {
+            let budget = self.window().budget();
+            if let Some(budget) = budget {
+                return budget;
+            }
+            self.room.notified().await;
+        }
+    }
+}

@@ -1,0 +1,473 @@
+//! Protects the delivery rules, on a broker and a store whose faults are planned and with time under control.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a panic is how a test reports")]
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use millrace_core::{
+    backoff::Backoff,
+    claim::{Record, State},
+    health::Health,
+    key::{ConsumerName, Key, fingerprint},
+    outcome::Outcome,
+    ports::{Claim, Handler, IdempotencyStore, Settler},
+    retry::RetryPolicy,
+    routing::Routing,
+    settle::Settlement,
+    time::Clock,
+};
+use millrace_engine::{Drained, Engine, Policy, clock::TokioClock, metrics::Metrics};
+use millrace_events::{Headers, Reason};
+use millrace_store::MemoryStore;
+use millrace_testkit::{
+    broker::MemoryBroker,
+    handler::{LedgerHandler, Step},
+    sample,
+    store::FaultyStore,
+};
+use tokio::sync::oneshot;
+
+const ACK_WAIT: Duration = Duration::from_secs(30);
+const RETENTION: Duration = Duration::from_secs(1_000_000);
+
+/// Everything that an engine under test works with.
+struct Bench {
+    clock: Arc<TokioClock>,
+    broker: MemoryBroker,
+    store: Arc<FaultyStore>,
+    handler: Arc<LedgerHandler>,
+    metrics: Metrics,
+    health: Arc<Health>,
+}
+
+fn consumer() -> ConsumerName {
+    ConsumerName {
+        namespace: "shop".to_owned(),
+        name: "emails".to_owned(),
+    }
+}
+
+fn policy() -> Policy {
+    let pauses = Backoff {
+        initial: Duration::from_millis(100),
+        max: Duration::from_secs(1),
+        jitter_percent: 0,
+    };
+    let backoff = Backoff {
+        initial: Duration::from_millis(500),
+        max: Duration::from_secs(60),
+        jitter_percent: 20,
+    };
+    Policy {
+        consumer: consumer(),
+        workers: 4,
+        routing: Routing::default(),
+        retry: RetryPolicy {
+            max_attempts: 3,
+            backoff,
+        },
+        attempt_timeout: Duration::from_secs(20),
+        lease: Duration::from_secs(30),
+        drain_timeout: Duration::from_secs(25),
+        in_flight_messages: 100,
+        in_flight_bytes: 1_000_000,
+        payload_bytes: 10_000,
+        record_time: Duration::from_secs(300),
+        reconnect: pauses,
+    }
+}
+
+impl Bench {
+    fn new(ack_wait: Option<Duration>) -> Self {
+        let clock = Arc::new(TokioClock::start());
+        let memory = MemoryStore::new(Arc::clone(&clock) as Arc<dyn Clock>, 100_000, RETENTION);
+        Self {
+            broker: MemoryBroker::new(Arc::clone(&clock) as Arc<dyn Clock>, ack_wait),
+            store: Arc::new(FaultyStore::new(Arc::new(memory), true)),
+            handler: Arc::default(),
+            metrics: Metrics::default(),
+            health: Arc::new(Health::starting([])),
+            clock,
+        }
+    }
+
+    fn jetstream() -> Self {
+        Self::new(Some(ACK_WAIT))
+    }
+
+    fn publish(&self, id: &str) -> u64 {
+        self.broker.publish(Headers::new(), sample::order(id))
+    }
+
+    fn engine(&self, policy: Policy) -> Engine {
+        Engine {
+            policy,
+            reader: Box::new(self.broker.reader()),
+            settler: Arc::new(self.broker.clone()) as Arc<dyn Settler>,
+            store: Some(Arc::clone(&self.store) as Arc<dyn IdempotencyStore>),
+            handler: Arc::clone(&self.handler) as Arc<dyn Handler>,
+            dead_letters: Arc::new(self.broker.clone()),
+            clock: Arc::clone(&self.clock) as Arc<dyn Clock>,
+            health: Arc::clone(&self.health),
+            metrics: self.metrics.clone(),
+        }
+    }
+
+    /// Runs an engine until `done`, then drains it.
+    async fn run_until(&self, policy: Policy, done: impl Fn(&Self) -> bool) -> Drained {
+        let (stop, stopped) = oneshot::channel::<()>();
+        let running = self.engine(policy).run(async { stopped.await.unwrap() });
+        let watching = async {
+            let deadline = tokio::time::Instant::now() + Duration::from_secs(3600);
+            while !done(self) {
+                assert!(
+                    tokio::time::Instant::now() < deadline,
+                    "not done within an hour: {:?}",
+                    self.metrics.totals()
+                );
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            stop.send(()).unwrap();
+        };
+        tokio::join!(running, watching).0
+    }
+
+    async fn run_until_settled(&self) -> Drained {
+        self.run_until(policy(), |bench| bench.broker.is_settled()).await
+    }
+}
+
+fn clean() -> Drained {
+    Drained::Clean { handed_back: 0 }
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_event_has_its_effect_once_however_often_it_is_published() {
+    let bench = Bench::jetstream();
+    for round in 0..3 {
+        for id in 0..50 {
+            bench.publish(&format!("{}", (id + round) % 50));
+        }
+    }
+
+    assert_eq!(bench.run_until_settled().await, clean());
+
+    let mut effects = bench.handler.effects();
+    effects.sort_unstable();
+    effects.dedup();
+    assert_eq!((bench.handler.effects().len(), effects.len()), (50, 50));
+    let totals = bench.metrics.totals();
+    assert_eq!((totals.handled, totals.duplicates_skipped), (50, 100));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_ack_that_the_server_forgets_causes_no_second_effect() {
+    let bench = Bench::jetstream();
+    let sequences: Vec<u64> = (0..20).map(|id| bench.publish(&id.to_string())).collect();
+    bench.run_until_settled().await;
+
+    for sequence in &sequences {
+        // It comes again, and with a count of 1, as if it had never been delivered.
+        bench.broker.forget_ack(*sequence);
+    }
+    bench.run_until_settled().await;
+
+    assert_eq!(bench.handler.effects().len(), 20);
+    assert_eq!(bench.metrics.totals().duplicates_skipped, 20);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_confirmation_that_is_lost_is_asked_for_again_and_causes_no_second_effect() {
+    let bench = Bench::jetstream();
+    bench.broker.confirm_faults.fail_next(2);
+    bench.publish("1");
+
+    bench.run_until_settled().await;
+
+    assert_eq!(bench.broker.confirm_faults.failed(), 2);
+    assert_eq!(bench.handler.effects(), ["1"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_bad_message_is_dead_lettered_at_its_first_delivery_with_its_bytes_and_blocks_nobody() {
+    let bench = Bench::jetstream();
+    let mut headers = Headers::new();
+    headers.push("X-Trace", "abc");
+    let payload = Bytes::from_static(b"{\"event_id\": tr\xff");
+    bench.broker.publish(headers.clone(), payload.clone());
+    bench.broker.publish(Headers::new(), vec![b'x'; 20_000]);
+    bench.publish("good");
+
+    bench.run_until_settled().await;
+
+    assert_eq!(bench.handler.effects(), ["good"]);
+    let letters = bench.broker.dead_letters();
+    let reasons: Vec<_> = letters.iter().map(|letter| letter.reason).collect();
+    assert_eq!(reasons, [Reason::Undecodable, Reason::TooLarge]);
+    let letter = letters.first().unwrap();
+    assert_eq!(
+        (&letter.payload, &letter.headers, letter.attempts),
+        (&payload, &headers, 1)
+    );
+    assert_eq!(letter.consumer, "shop/emails");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failing_attempt_is_repeated_with_growing_delays_until_the_attempts_are_used_up() {
+    let bench = Bench::jetstream();
+    let fail = || Step::End(Outcome::retryable("connection refused"));
+    bench.handler.script("heals", [fail(), fail()]);
+    bench.handler.script("never", [fail(), fail(), fail(), fail()]);
+    let (heals, never) = (bench.publish("heals"), bench.publish("never"));
+
+    bench.run_until_settled().await;
+
+    assert_eq!(bench.handler.effects(), ["heals"]);
+    assert_eq!((bench.broker.delivered(heals), bench.broker.delivered(never)), (3, 3));
+    let letters = bench.broker.dead_letters();
+    let letter = letters.first().unwrap();
+    assert_eq!(
+        (letter.reason, letter.attempts, letter.error.as_str()),
+        (Reason::RetriesExhausted, 3, "connection refused")
+    );
+    let delays: Vec<u128> = bench
+        .broker
+        .settlements()
+        .iter()
+        .filter(|(sequence, _)| *sequence == never)
+        .filter_map(|(_, settlement)| match settlement {
+            Settlement::RetryAfter(delay) => Some(delay.as_millis()),
+            Settlement::Done | Settlement::Extend => None,
+        })
+        .collect();
+    assert!(matches!(delays.as_slice(), [400..=600, 800..=1200]), "{delays:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_panic_and_a_hang_are_failed_attempts_whose_effect_is_uncertain() {
+    let bench = Bench::jetstream();
+    bench.handler.script("panics", [Step::Panic]);
+    bench.handler.script("hangs", [Step::Hang]);
+    bench.publish("panics");
+    bench.publish("hangs");
+
+    bench.run_until_settled().await;
+
+    let mut effects = bench.handler.effects();
+    effects.sort_unstable();
+    assert_eq!(effects, ["hangs", "panics"]);
+    assert_eq!(
+        bench.metrics.totals().possible_duplicates,
+        2,
+        "each second attempt may have repeated an effect"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_event_that_kills_its_process_is_dead_lettered_without_another_attempt() {
+    let bench = Bench::jetstream();
+    let event = sample::event("killer");
+    // Three processes have claimed it and died: their claims have ended and were never recorded.
+    let record = Record {
+        state: State::Claimed {
+            until: jiff::Timestamp::UNIX_EPOCH,
+        },
+        attempts: 3,
+        uncertain: 2,
+        first_failure: None,
+        fingerprint: fingerprint(&event),
+    };
+    let origin_event = {
+        let sequence = bench.publish("killer");
+        assert_eq!(sequence, 1);
+        // The key depends on the source, which is the stream of the broker under test.
+        millrace_events::Event {
+            source: "jetstream://MEMORY".to_owned(),
+            ..event
+        }
+    };
+    let key = Key::new(&consumer(), &origin_event);
+    let wish = millrace_core::claim::Wish {
+        fingerprint: &record.fingerprint,
+        lease: Duration::from_secs(1),
+    };
+    let Claim::Claimed(claim) = bench.store.claim(&key, &wish).await.unwrap() else {
+        panic!()
+    };
+    bench.store.end(&key, &claim, &record).await.unwrap();
+
+    bench.run_until_settled().await;
+
+    assert_eq!(bench.handler.attempts(), 0);
+    let letters = bench.broker.dead_letters();
+    let letter = letters.first().unwrap();
+    assert_eq!((letter.reason, letter.attempts), (Reason::RetriesExhausted, 3));
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_the_store_there_is_no_effect_no_attempt_is_spent_and_nothing_is_fetched() {
+    let bench = Bench::jetstream();
+    bench.store.claim_faults.fail_next(u32::MAX);
+    bench.store.ping_faults.fail_next(u32::MAX);
+    for id in 0..50 {
+        bench.publish(&id.to_string());
+    }
+    let fetched = std::sync::Mutex::new(0);
+    let outage = |bench: &Bench| {
+        let mut fetched = fetched.lock().unwrap();
+        if *fetched == 0 && bench.metrics.totals().deliveries > 0 {
+            *fetched = bench.metrics.totals().deliveries;
+        }
+        bench.clock.monotonic().0 > Duration::from_secs(30)
+    };
+
+    bench.run_until(policy(), outage).await;
+
+    assert_eq!(bench.handler.attempts(), 0);
+    assert!(bench.store.claim_faults.failed() > 0);
+    assert!(!bench.health.is_ready());
+    assert_eq!(
+        bench.metrics.totals().deliveries,
+        *fetched.lock().unwrap(),
+        "fetching went on"
+    );
+
+    bench.store.claim_faults.fail_next(0);
+    bench.store.ping_faults.fail_next(0);
+    bench.run_until_settled().await;
+    assert_eq!(bench.handler.effects().len(), 50);
+    assert!(bench.broker.dead_letters().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_effect_is_recorded_with_patience_and_never_acked_before_it_is() {
+    let bench = Bench::jetstream();
+    bench.store.end_faults.fail_next(20);
+    bench.publish("1");
+
+    bench.run_until_settled().await;
+
+    assert_eq!(bench.store.end_faults.failed(), 20);
+    assert_eq!(bench.handler.effects(), ["1"]);
+    assert_eq!(bench.metrics.totals().possible_duplicates, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_original_is_not_settled_before_its_dead_letter_is_confirmed() {
+    let bench = Bench::jetstream();
+    bench.broker.dead_letter_faults.fail_next(7);
+    bench.broker.publish(Headers::new(), "not json");
+
+    bench.run_until_settled().await;
+
+    assert_eq!(bench.broker.dead_letter_faults.failed(), 7);
+    assert_eq!(bench.broker.dead_letters().len(), 1);
+    let done = bench
+        .broker
+        .settlements()
+        .iter()
+        .filter(|(_, settlement)| *settlement == Settlement::Done)
+        .count();
+    assert_eq!(done, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_handler_slower_than_the_ack_wait_is_not_delivered_twice() {
+    let bench = Bench::new(Some(Duration::from_secs(3)));
+    *bench.handler.delay.lock().unwrap() = Duration::from_secs(15);
+    let sequence = bench.publish("slow");
+
+    bench.run_until_settled().await;
+
+    assert_eq!(bench.broker.delivered(sequence), 1);
+    assert_eq!(bench.handler.effects(), ["slow"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_finishes_what_has_started_and_hands_back_the_rest_untouched() {
+    let bench = Bench::jetstream();
+    *bench.handler.delay.lock().unwrap() = Duration::from_secs(5);
+    for id in 0..8 {
+        bench.publish(&id.to_string());
+    }
+
+    let drained = bench.run_until(policy(), |bench| bench.handler.attempts() == 4).await;
+
+    assert_eq!(drained, Drained::Clean { handed_back: 4 });
+    assert_eq!(bench.handler.effects().len(), 4);
+    let back = bench
+        .broker
+        .settlements()
+        .iter()
+        .filter(|(_, settlement)| *settlement == Settlement::RetryAfter(Duration::ZERO))
+        .count();
+    assert_eq!(back, 4);
+
+    bench.run_until_settled().await;
+    assert_eq!(bench.handler.effects().len(), 8, "nothing lost, nothing twice");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_gives_up_at_its_deadline_and_says_so() {
+    let bench = Bench::jetstream();
+    bench.handler.script("1", [Step::Hang]);
+    bench.publish("1");
+    let short = Policy {
+        drain_timeout: Duration::from_secs(3),
+        ..policy()
+    };
+
+    let drained = bench.run_until(short, |bench| bench.handler.attempts() == 1).await;
+
+    assert_eq!(drained, Drained::Cut { unsettled: 1 });
+    assert_eq!(bench.broker.settlements(), [], "what was cut is left to the broker");
+}
+
+#[tokio::test(start_paused = true)]
+async fn on_a_broker_that_keeps_nothing_retries_wait_here_and_a_drain_finishes_everything() {
+    let bench = Bench::new(None);
+    bench.handler.script("heals", [Step::End(Outcome::retryable("busy"))]);
+    bench.publish("heals");
+    for id in 0..10 {
+        bench.publish(&id.to_string());
+    }
+
+    let drained = bench.run_until(policy(), |bench| bench.handler.attempts() > 0).await;
+
+    assert_eq!(drained, clean());
+    assert_eq!(bench.handler.effects().len(), 11);
+}
+
+#[tokio::test(start_paused = true)]
+async fn other_types_are_acked_and_counted_and_left_alone() {
+    let bench = Bench::jetstream();
+    bench.publish("1");
+    let only_payments = Policy {
+        routing: Routing::new(["PaymentProcessed".to_owned()]),
+        ..policy()
+    };
+
+    bench.run_until(only_payments, |bench| bench.broker.is_settled()).await;
+
+    assert_eq!(bench.handler.attempts(), 0);
+    assert_eq!(bench.metrics.totals().ignored, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_id_that_is_used_for_another_event_is_a_conflict() {
+    let bench = Bench::jetstream();
+    bench.publish("1");
+    bench.run_until_settled().await;
+    let other = String::from_utf8(sample::order("1").to_vec())
+        .unwrap()
+        .replace("25.0", "99.0");
+    bench.broker.publish(Headers::new(), other);
+
+    bench.run_until_settled().await;
+
+    assert_eq!(bench.handler.effects(), ["1"]);
+    assert_eq!(
+        bench.broker.dead_letters().first().unwrap().reason,
+        Reason::IdempotencyConflict
+    );
+}

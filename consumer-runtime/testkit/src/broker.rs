@@ -1,0 +1,265 @@
+//! A broker in memory, with the habits of JetStream that hurt: it redelivers what is not settled in time, matches
+//! settlements by sequence and not by holder, and, when told to, forgets acks that it has confirmed.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use millrace_core::{
+    delivery::{Delivery, Position, Receipt},
+    ports::{Capabilities, DeadLetterError, DeadLetters, ReadError, Reader, SettleError, Settler},
+    settle::Settlement,
+    time::{Clock, Monotonic},
+    window::Budget,
+};
+use millrace_events::{BrokerKind, DeadLetter, Headers, Origin};
+use tokio::sync::Notify;
+
+use crate::faults::FaultPlan;
+
+/// A broker in memory. Clones share it.
+#[derive(Clone)]
+pub struct MemoryBroker {
+    state: Arc<Mutex<State>>,
+    clock: Arc<dyn Clock>,
+    ack_wait: Option<Duration>,
+    news: Arc<Notify>,
+    /// Faults of `next_batch`.
+    pub read_faults: Arc<FaultPlan>,
+    /// Faults of `settle`: the settlement does not arrive.
+    pub settle_faults: Arc<FaultPlan>,
+    /// Faults of confirmations: the settlement arrives and the answer does not.
+    pub confirm_faults: Arc<FaultPlan>,
+    /// Faults of dead letters.
+    pub dead_letter_faults: Arc<FaultPlan>,
+}
+
+#[derive(Default)]
+struct State {
+    next_sequence: u64,
+    messages: BTreeMap<u64, Message>,
+    dead_letters: Vec<DeadLetter>,
+    /// Every settlement that arrived, in order.
+    settlements: Vec<(u64, Settlement)>,
+}
+
+struct Message {
+    headers: Headers,
+    payload: Bytes,
+    delivered: u32,
+    phase: Phase,
+}
+
+#[derive(Clone, Copy, Eq, PartialEq)]
+enum Phase {
+    /// May be delivered from this time on.
+    Ready(Monotonic),
+    /// Delivered; delivered again at this time unless settled.
+    Pending(Option<Monotonic>),
+    Settled,
+}
+
+impl MemoryBroker {
+    /// A broker that waits `ack_wait` for settlements, or for none at all, as NATS core does.
+    pub fn new(clock: Arc<dyn Clock>, ack_wait: Option<Duration>) -> Self {
+        Self {
+            state: Arc::default(),
+            clock,
+            ack_wait,
+            news: Arc::default(),
+            read_faults: Arc::default(),
+            settle_faults: Arc::default(),
+            confirm_faults: Arc::default(),
+            dead_letter_faults: Arc::default(),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap()
+    }
+
+    /// Publishes a message and returns its sequence.
+    pub fn publish(&self, headers: Headers, payload: impl Into<Bytes>) -> u64 {
+        let mut state = self.state();
+        state.next_sequence += 1;
+        let sequence = state.next_sequence;
+        let phase = Phase::Ready(self.clock.monotonic());
+        state.messages.insert(
+            sequence,
+            Message {
+                headers,
+                payload: payload.into(),
+                delivered: 0,
+                phase,
+            },
+        );
+        self.news.notify_one();
+        sequence
+    }
+
+    /// Forgets that a message was delivered and settled, as a server may after a crash: it comes again with a count
+    /// of 1.
+    pub fn forget_ack(&self, sequence: u64) {
+        let mut state = self.state();
+        let message = state.messages.get_mut(&sequence).expect("the message was published");
+        message.delivered = 0;
+        message.phase = Phase::Ready(self.clock.monotonic());
+        self.news.notify_one();
+    }
+
+    /// Whether every message is settled.
+    pub fn is_settled(&self) -> bool {
+        self.state()
+            .messages
+            .values()
+            .all(|message| message.phase == Phase::Settled)
+    }
+
+    /// How often a message was delivered.
+    pub fn delivered(&self, sequence: u64) -> u32 {
+        self.state().messages[&sequence].delivered
+    }
+
+    /// The dead letters so far.
+    pub fn dead_letters(&self) -> Vec<DeadLetter> {
+        self.state().dead_letters.clone()
+    }
+
+    /// The settlements that arrived, in order.
+    pub fn settlements(&self) -> Vec<(u64, Settlement)> {
+        self.state().settlements.clone()
+    }
+
+    /// A reader of this broker.
+    pub fn reader(&self) -> MemoryReader {
+        MemoryReader(self.clone())
+    }
+
+    fn take_due(&self, limit: u32) -> Vec<Delivery> {
+        let now = self.clock.monotonic();
+        let ack_wait = self.ack_wait;
+        let mut state = self.state();
+        let due = state.messages.iter_mut().filter(|(_, message)| match message.phase {
+            Phase::Ready(from) => from <= now,
+            Phase::Pending(until) => until.is_some_and(|until| until <= now),
+            Phase::Settled => false,
+        });
+        due.take(limit as usize)
+            .map(|(sequence, message)| {
+                message.delivered += 1;
+                message.phase = Phase::Pending(ack_wait.map(|wait| now.after(wait)));
+                Delivery {
+                    position: Position(*sequence),
+                    delivered_count: message.delivered,
+                    receipt: Receipt(sequence.to_string()),
+                    origin: Origin {
+                        broker: BrokerKind::JetStream,
+                        stream: Some("MEMORY".to_owned()),
+                        subject: "orders.placed".to_owned(),
+                        sequence: Some(*sequence),
+                    },
+                    headers: message.headers.clone(),
+                    payload: message.payload.clone(),
+                    received_at: now,
+                }
+            })
+            .collect()
+    }
+
+    /// The time until the next message is due, if one ever is without news.
+    fn next_due(&self) -> Option<Duration> {
+        let now = self.clock.monotonic();
+        let due = self
+            .state()
+            .messages
+            .values()
+            .filter_map(|message| match message.phase {
+                Phase::Ready(from) => Some(from),
+                Phase::Pending(until) => until,
+                Phase::Settled => None,
+            })
+            .min();
+        due.map(|due| due.since(now))
+    }
+}
+
+/// Reads a [`MemoryBroker`].
+pub struct MemoryReader(MemoryBroker);
+
+#[async_trait]
+impl Reader for MemoryReader {
+    async fn next_batch(&mut self, budget: Budget) -> Result<Vec<Delivery>, ReadError> {
+        loop {
+            if self.0.read_faults.strikes() {
+                return Err(ReadError("injected".to_owned()));
+            }
+            let batch = self.0.take_due(budget.messages);
+            if !batch.is_empty() {
+                return Ok(batch);
+            }
+            let news = self.0.news.notified();
+            match self.0.next_due() {
+                Some(wait) => drop(tokio::time::timeout(wait.max(Duration::from_millis(1)), news).await),
+                None => news.await,
+            }
+        }
+    }
+
+    async fn rest(&mut self) -> Option<Vec<Delivery>> {
+        None
+    }
+}
+
+#[async_trait]
+impl Settler for MemoryBroker {
+    async fn settle(&self, receipt: &Receipt, settlement: Settlement) -> Result<(), SettleError> {
+        if self.settle_faults.strikes() {
+            return Err(SettleError("injected".to_owned()));
+        }
+        let now = self.clock.monotonic();
+        let sequence: u64 = receipt.0.parse().unwrap();
+        let mut state = self.state();
+        state.settlements.push((sequence, settlement));
+        let message = state.messages.get_mut(&sequence).expect("the message was delivered");
+        message.phase = match settlement {
+            Settlement::Done => Phase::Settled,
+            Settlement::RetryAfter(delay) => Phase::Ready(now.after(delay)),
+            Settlement::Extend => Phase::Pending(self.ack_wait.map(|wait| now.after(wait))),
+        };
+        drop(state);
+        self.news.notify_one();
+        if self.confirm_faults.strikes() {
+            return Err(SettleError("injected: the confirmation was lost".to_owned()));
+        }
+        Ok(())
+    }
+
+    async fn flush(&self) -> Result<(), SettleError> {
+        Ok(())
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            ack_wait: self.ack_wait,
+        }
+    }
+}
+
+#[async_trait]
+impl DeadLetters for MemoryBroker {
+    async fn publish(&self, dead_letter: &DeadLetter) -> Result<(), DeadLetterError> {
+        if self.dead_letter_faults.strikes() {
+            return Err(DeadLetterError("injected".to_owned()));
+        }
+        let mut state = self.state();
+        // As a stream does within its duplicate window.
+        if state.dead_letters.iter().all(|known| known.id != dead_letter.id) {
+            state.dead_letters.push(dead_letter.clone());
+        }
+        Ok(())
+    }
+}

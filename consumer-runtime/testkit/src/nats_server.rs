@@ -1,0 +1,143 @@
+//! A real nats-server for one test.
+
+use std::{
+    env,
+    net::TcpListener,
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use tempfile::TempDir;
+use tokio::{net::TcpStream, time::sleep};
+
+/// A real nats-server on a loopback port with its own data. It ends with this value.
+pub struct NatsServer {
+    port: u16,
+    data: TempDir,
+    options: NatsServerOptions,
+    process: Option<Child>,
+}
+
+/// What a test server is like.
+#[derive(Clone, Debug, Default)]
+pub struct NatsServerOptions {
+    /// Whether it keeps streams.
+    pub jetstream: bool,
+    /// User and password that it asks for.
+    pub user: Option<(&'static str, &'static str)>,
+    /// Lines for its configuration file.
+    pub config: &'static str,
+}
+
+impl NatsServer {
+    /// Starts a server with JetStream.
+    pub async fn jetstream() -> Self {
+        Self::start(NatsServerOptions {
+            jetstream: true,
+            ..NatsServerOptions::default()
+        })
+        .await
+    }
+
+    /// Starts a server and waits until it answers.
+    pub async fn start(options: NatsServerOptions) -> Self {
+        let data = TempDir::new().unwrap();
+        let mut server = Self {
+            port: free_port(),
+            data,
+            options,
+            process: None,
+        };
+        server.restart().await;
+        server
+    }
+
+    /// The URL to connect to.
+    pub fn url(&self) -> String {
+        format!("nats://127.0.0.1:{}", self.port)
+    }
+
+    /// Kills the server with SIGKILL, as a crash would.
+    pub fn kill(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            process.kill().unwrap();
+            process.wait().unwrap();
+        }
+    }
+
+    /// Starts the server on its port and data, killing what is left of it, and waits until it answers.
+    pub async fn restart(&mut self) {
+        self.kill();
+        let config = self.data.path().join("server.conf");
+        std::fs::write(&config, self.options.config).unwrap();
+        let mut command = Command::new(binary());
+        command
+            .args(["--addr", "127.0.0.1", "--port", &self.port.to_string()])
+            .arg("--config")
+            .arg(&config);
+        if self.options.jetstream {
+            command
+                .arg("--jetstream")
+                .arg("--store_dir")
+                .arg(self.data.path().join("store"));
+        }
+        if let Some((user, password)) = self.options.user {
+            command.args(["--user", user, "--pass", password]);
+        }
+        let process = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+        self.process = Some(process.expect("nats-server cannot be started"));
+        self.wait_until_it_answers().await;
+    }
+
+    async fn wait_until_it_answers(&mut self) {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while TcpStream::connect(("127.0.0.1", self.port)).await.is_err() {
+            assert!(
+                Instant::now() < deadline,
+                "nats-server does not answer on port {}",
+                self.port
+            );
+            let ended = self.process.as_mut().and_then(|process| process.try_wait().unwrap());
+            assert!(ended.is_none(), "nats-server ended at once: {ended:?}");
+            sleep(Duration::from_millis(5)).await;
+        }
+    }
+}
+
+impl Drop for NatsServer {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// A port that nobody listens on.
+pub fn free_port() -> u16 {
+    TcpListener::bind(("127.0.0.1", 0))
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port()
+}
+
+fn binary() -> PathBuf {
+    tool("nats-server", "NATS_SERVER")
+}
+
+/// A tool that `deploy/tools/get` has installed, or that `variable` names.
+pub fn tool(name: &str, variable: &str) -> PathBuf {
+    if let Some(path) = env::var_os(variable) {
+        return path.into();
+    }
+    let cache = env::var_os("MILLRACE_CACHE").map_or_else(
+        || PathBuf::from(env::var_os("HOME").unwrap_or_default()).join(".cache/millrace"),
+        PathBuf::from,
+    );
+    let path = cache.join("bin").join(name);
+    assert!(
+        path.exists(),
+        "{name} not found at {}: run deploy/tools/get {name}",
+        path.display()
+    );
+    path
+}

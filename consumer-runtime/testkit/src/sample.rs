@@ -1,0 +1,31 @@
+//! Messages for tests.
+
+use bytes::Bytes;
+use millrace_events::{BrokerKind, Event, Headers, Origin};
+
+/// The body of an order with this id, as plain JSON.
+pub fn order(id: &str) -> Bytes {
+    let body = serde_json::json!({
+        "event_id": id,
+        "event_type": "OrderPlaced",
+        "timestamp": "2026-01-02T03:04:05Z",
+        "version": 1,
+        "order_id": format!("order-{id}"),
+        "customer_id": "customer-1",
+        "customer_email": "ada@example.com",
+        "items": [{"product_id": "p1", "product_name": "Kettle", "quantity": 2, "price": 12.50}],
+        "total_amount": 25.00,
+    });
+    Bytes::from(body.to_string())
+}
+
+/// The same order as a decoded event.
+pub fn event(id: &str) -> Event {
+    let origin = Origin {
+        broker: BrokerKind::JetStream,
+        stream: Some("ORDERS".to_owned()),
+        subject: "orders.placed".to_owned(),
+        sequence: Some(1),
+    };
+    Event::decode(&Headers::new(), &order(id), &origin).expect("the sample is valid")
+}

@@ -1,0 +1,1 @@
+//! Publishing events to NATS JetStream and NATS core.

@@ -1,0 +1,30 @@
+//! The wire contract: CloudEvents on NATS, the shop's three events, and dead letters.
+//!
+//! No client and no runtime: bytes and headers in, values out, and back.
+#![deny(missing_docs, clippy::wildcard_enum_match_arm)]
+#![cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
+
+mod dead_letter;
+mod decode;
+mod encode;
+mod error;
+mod event;
+mod headers;
+mod id;
+mod money;
+mod origin;
+mod reason;
+mod shop;
+mod structured;
+
+pub use crate::{
+    dead_letter::{DeadLetter, DeadLetterError},
+    error::{DecodeError, EncodeError},
+    event::Event,
+    headers::Headers,
+    id::{EventId, InvalidId},
+    money::{InvalidMoney, Money},
+    origin::{BrokerKind, Origin},
+    reason::Reason,
+    shop::{Item, Meta, OrderPlaced, OrderShipped, PaymentProcessed, PaymentStatus, ShopEvent},
+};

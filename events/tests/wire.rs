@@ -1,0 +1,309 @@
+//! Protects the wire contract: every form is read and written as the golden files say, whatever is written can be read
+//! back, and no bytes make the reader panic.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a panic is how a test reports"
+)]
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use millrace_events::{
+    BrokerKind, DeadLetter, Event, EventId, Headers, Item, Meta, Money, OrderPlaced, Origin, Reason, ShopEvent,
+};
+use proptest::prelude::*;
+
+const PLAIN: &[u8] = include_bytes!("golden/order-placed.json");
+const BINARY: &str = include_str!("golden/order-placed.binary.txt");
+const STRUCTURED: &[u8] = include_bytes!("golden/order-placed.structured.json");
+const DEAD_LETTER: &str = include_str!("golden/dead-letter.txt");
+
+fn origin() -> Origin {
+    Origin {
+        broker: BrokerKind::JetStream,
+        stream: Some("ORDERS".to_owned()),
+        subject: "orders.placed".to_owned(),
+        sequence: Some(42),
+    }
+}
+
+fn order() -> ShopEvent {
+    ShopEvent::OrderPlaced(OrderPlaced {
+        meta: Meta {
+            event_id: "0191b6a0-0000-7000-8000-000000000001".to_owned(),
+            event_type: "OrderPlaced".to_owned(),
+            timestamp: "2026-01-02T03:04:05.123Z".parse().unwrap(),
+            version: 1,
+        },
+        order_id: "order-1".to_owned(),
+        customer_id: "customer-7".to_owned(),
+        customer_email: "ada@example.com".to_owned(),
+        items: vec![Item {
+            product_id: "p-3".to_owned(),
+            product_name: "Käse & \"Brot\"".to_owned(),
+            quantity: 3,
+            price: "19.90".parse().unwrap(),
+        }],
+        total_amount: "59.70".parse().unwrap(),
+    })
+}
+
+/// `name: value` lines, an empty line, the payload.
+fn as_text((headers, payload): (Headers, Bytes)) -> String {
+    let mut lines: Vec<String> = headers
+        .iter()
+        .map(|(name, value)| format!("{name}: {}", String::from_utf8_lossy(value)))
+        .collect();
+    lines.extend([
+        String::new(),
+        String::from_utf8_lossy(&payload).into_owned(),
+        String::new(),
+    ]);
+    lines.join("\n")
+}
+
+fn from_text(text: &str) -> (Headers, Bytes) {
+    let (head, payload) = text.split_once("\n\n").unwrap();
+    let mut headers = Headers::new();
+    for line in head.lines() {
+        let (name, value) = line.split_once(": ").unwrap();
+        headers.push(name, value.to_owned());
+    }
+    (headers, Bytes::from(payload.trim_end().to_owned()))
+}
+
+fn trimmed(bytes: &[u8]) -> Bytes {
+    Bytes::copy_from_slice(bytes.trim_ascii_end())
+}
+
+fn decode(headers: &Headers, payload: &Bytes) -> Event {
+    Event::decode(headers, payload, &origin()).unwrap()
+}
+
+fn reason(payload: &[u8]) -> Reason {
+    let decoded = Event::decode(&Headers::new(), &Bytes::copy_from_slice(payload), &origin());
+    decoded
+        .and_then(|event| ShopEvent::from_event(&event).map(drop))
+        .unwrap_err()
+        .reason()
+}
+
+#[test]
+fn the_shops_event_is_written_and_read_in_every_form_as_the_golden_files_say() {
+    let event = order().to_event().unwrap();
+
+    assert_eq!(event.data, trimmed(PLAIN));
+    assert_eq!(as_text(event.encode_binary()), BINARY);
+    assert_eq!(event.encode_structured().unwrap().1, trimmed(STRUCTURED));
+
+    let (headers, payload) = from_text(BINARY);
+    assert_eq!(decode(&headers, &payload), event);
+    assert_eq!(
+        decode(&Headers::new(), &trimmed(STRUCTURED)),
+        event,
+        "structured without a header, as some publishers do"
+    );
+    let plain = decode(&Headers::new(), &trimmed(PLAIN));
+    assert_eq!(
+        (plain.id.as_str(), plain.source.as_str()),
+        (event.id.as_str(), "jetstream://ORDERS")
+    );
+    for event in [event, plain] {
+        assert_eq!(ShopEvent::from_event(&event).unwrap(), order());
+    }
+}
+
+#[test]
+fn a_plain_body_of_another_writer_is_read_and_its_unknown_fields_are_ignored() {
+    let body = br#"{"event_id":"7","event_type":"PaymentProcessed","timestamp":"2026-01-02T03:04:05.1+01:00","version":1,
+        "order_id":"o","payment_id":"p","amount":"12.30","payment_method":"credit_card","status":"FAILED","new":{"a":[1]}}"#;
+
+    let event = decode(&Headers::new(), &Bytes::from_static(body));
+
+    let ShopEvent::PaymentProcessed(payment) = ShopEvent::from_event(&event).unwrap() else {
+        panic!()
+    };
+    assert_eq!(payment.amount, "12.30".parse::<Money>().unwrap());
+}
+
+#[test]
+fn any_other_json_gets_the_id_of_its_message_or_of_its_place() {
+    let payload = Bytes::from_static(b"[1,2]");
+    let mut headers = Headers::new();
+    assert_eq!(decode(&headers, &payload).id.as_str(), "42");
+
+    headers.push("nats-msg-id", "abc");
+
+    assert_eq!(decode(&headers, &payload).id.as_str(), "abc");
+    assert_eq!(decode(&headers, &payload).event_type, "orders.placed");
+}
+
+#[test]
+fn bad_messages_get_their_reason() {
+    let valid = String::from_utf8(PLAIN.to_vec()).unwrap();
+    let deep = "[".repeat(100_000);
+    let long_id = "x".repeat(257);
+    for (payload, expected) in [
+        ("", Reason::Undecodable),
+        (" \n", Reason::Undecodable),
+        (&valid[..valid.len() / 2], Reason::Undecodable),
+        (&format!("{valid}{valid}"), Reason::Undecodable),
+        (&deep, Reason::Undecodable),
+        (
+            r#"{"event_id":"1","event_id":"2","event_type":"OrderPlaced"}"#,
+            Reason::Undecodable,
+        ),
+        (
+            &valid.replace(
+                "\"event_id\":\"0191b6a0-0000-7000-8000-000000000001\"",
+                "\"event_id\":\"\"",
+            ),
+            Reason::InvalidId,
+        ),
+        (&valid.replace("0191b6a0", &long_id), Reason::InvalidId),
+        (&valid.replace("0191b6a0", "\\u202E"), Reason::InvalidId),
+        (
+            &valid.replace("\"version\":1", "\"version\":2"),
+            Reason::UnsupportedVersion,
+        ),
+        (
+            r#"{"event_id":"1","event_type":"OrderPlaced","version":2}"#,
+            Reason::UnsupportedVersion,
+        ),
+        (
+            r#"{"specversion":"0.3","id":"1","source":"s","type":"t"}"#,
+            Reason::UnsupportedVersion,
+        ),
+        (&valid.replace("OrderPlaced", "OrderEaten"), Reason::UnsupportedType),
+        (&valid.replace("59.70", "\"much\""), Reason::InvalidData),
+        (&valid.replace("59.70", "1e999"), Reason::InvalidData),
+        (&valid.replace("\"order_id\":\"order-1\",", ""), Reason::InvalidData),
+        (&valid.replace("\"quantity\":3", "\"quantity\":-3"), Reason::InvalidData),
+    ] {
+        assert_eq!(reason(payload.as_bytes()), expected, "{payload:.80}");
+    }
+    assert_eq!(reason(b"{\"event_id\":\"\xff\"}"), Reason::Undecodable);
+}
+
+fn dead_letter() -> DeadLetter {
+    let mut headers = Headers::new();
+    headers.push("ce-id", "1");
+    headers.push("Nats-Msg-Id", "chosen by the publisher");
+    headers.push("millrace-reason", "forged");
+    DeadLetter {
+        id: DeadLetter::id_for("shop/emails", &origin(), b"{"),
+        reason: Reason::Undecodable,
+        error: "EOF while parsing".to_owned(),
+        attempts: 1,
+        first_failure: "2026-01-02T03:04:05Z".parse().unwrap(),
+        last_failure: "2026-01-02T03:04:06Z".parse().unwrap(),
+        origin: origin(),
+        consumer: "shop/emails".to_owned(),
+        replays: 0,
+        headers,
+        payload: Bytes::from_static(b"{"),
+    }
+}
+
+#[test]
+fn a_dead_letter_is_written_as_its_golden_file_says_and_trusts_no_header_of_the_publisher() {
+    assert_eq!(as_text(dead_letter().encode()), DEAD_LETTER);
+
+    let (headers, payload) = from_text(DEAD_LETTER);
+    assert_eq!(DeadLetter::decode(&headers, payload).unwrap(), dead_letter());
+}
+
+#[test]
+fn a_dead_letter_by_reference_is_small_and_says_what_it_stands_for() {
+    let mut letter = dead_letter();
+    letter.payload = Bytes::from(vec![b'x'; 2_000_000]);
+    letter.headers.push("big", vec![b'y'; 100_000]);
+
+    let (headers, payload) = letter.encode_by_reference();
+
+    assert!(
+        payload.is_empty() && headers.wire_size() < 4096,
+        "{}",
+        headers.wire_size()
+    );
+    assert_eq!(headers.get_str("millrace-payload-bytes"), Some("2000000"));
+    assert_eq!(
+        headers.get_str("millrace-origin"),
+        Some("jetstream://ORDERS/orders.placed#42")
+    );
+}
+
+fn arbitrary_event() -> impl Strategy<Value = Event> {
+    let text = "[ -~äé\"%]{0,20}";
+    let extensions = prop::collection::btree_map("x[a-z0-9]{1,10}", text, 0..4);
+    let time = prop::option::of(
+        (-1_000_000_000_i64..4_000_000_000).prop_map(|second| jiff::Timestamp::from_second(second).unwrap()),
+    );
+    let attributes = (
+        "[!-~]{1,40}",
+        text,
+        text,
+        prop::option::of(text),
+        time,
+        extensions,
+        "[ -~]{0,40}",
+    );
+    attributes.prop_map(|(id, source, event_type, subject, time, extensions, text)| Event {
+        id: EventId::new(id).unwrap(),
+        source,
+        event_type,
+        subject,
+        time,
+        data_content_type: Some("application/json".to_owned()),
+        extensions: extensions.into_iter().collect::<BTreeMap<_, _>>(),
+        data: serde_json::json!({"text": text}).to_string().into(),
+    })
+}
+
+proptest! {
+    #[test]
+    fn what_is_encoded_in_any_form_is_decoded_to_the_same_event(event in arbitrary_event()) {
+        let (headers, payload) = event.encode_binary();
+        prop_assert_eq!(&decode(&headers, &payload), &event);
+        let (headers, payload) = event.encode_structured().unwrap();
+        prop_assert_eq!(&decode(&headers, &payload), &event);
+    }
+
+    #[test]
+    fn what_is_encoded_as_a_dead_letter_is_decoded_to_the_same(
+        names in prop::collection::vec("(nats-|millrace-|ce-|X-)[a-z]{1,8}", 0..5),
+        payload: Vec<u8>,
+        attempts: u32,
+        reason in prop::sample::select(Reason::ALL.to_vec()),
+        error in "[!-~]{0,2000}",
+    ) {
+        let mut letter = DeadLetter { payload: payload.into(), attempts, reason, error, headers: Headers::new(), ..dead_letter() };
+        for name in names {
+            letter.headers.push(name, "v");
+        }
+        let (headers, payload) = letter.encode();
+        letter.error.truncate(1024);
+        prop_assert_eq!(DeadLetter::decode(&headers, payload).unwrap(), letter);
+    }
+
+    #[test]
+    fn no_bytes_and_no_headers_make_the_reader_panic(
+        names in prop::collection::vec("(ce-|Content-|Nats-Msg-)?[a-zA-Z]{1,12}", 0..6),
+        values in prop::collection::vec(any::<Vec<u8>>(), 6),
+        payload: Vec<u8>,
+        json in "\\{?\"?(event_id|specversion|data)?\"?:?[\\[\\]{}\",:0-9a-z]{0,60}",
+    ) {
+        let mut headers = Headers::new();
+        for (name, value) in names.into_iter().zip(values) {
+            headers.push(name, value);
+        }
+        for payload in [Bytes::from(payload), Bytes::from(json)] {
+            if let Ok(event) = Event::decode(&headers, &payload, &origin()) {
+                drop(ShopEvent::from_event(&event));
+            }
+            drop(DeadLetter::decode(&headers, payload));
+        }
+    }
+}
