@@ -70,14 +70,7 @@ impl DeadLetter {
     pub fn encode(&self) -> (Headers, Bytes) {
         let mut headers = self.control_headers();
         for (name, value) in self.headers.iter() {
-            headers.push(
-                if is_reserved(name) {
-                    format!("{ORIGINAL}{name}")
-                } else {
-                    name.to_owned()
-                },
-                value.clone(),
-            );
+            headers.push(if is_reserved(name) { format!("{ORIGINAL}{name}") } else { name.to_owned() }, value.clone());
         }
         (headers, self.payload.clone())
     }
@@ -87,11 +80,7 @@ impl DeadLetter {
     pub fn encode_by_reference(&self) -> (Headers, Bytes) {
         let small = self.headers.wire_size() <= REFERENCE_HEADERS_MAX_BYTES;
         let original = if small { self.headers.clone() } else { Headers::new() };
-        let (mut headers, payload) = Self {
-            headers: original,
-            ..self.clone()
-        }
-        .encode();
+        let (mut headers, payload) = Self { headers: original, ..self.clone() }.encode();
         headers.push("millrace-payload-bytes", payload.len().to_string());
         headers.push("millrace-payload-sha256", sha256(&payload));
         (headers, Bytes::new())
@@ -141,10 +130,7 @@ impl DeadLetter {
 }
 
 fn parse<T: std::str::FromStr>(headers: &Headers, name: &'static str) -> Result<T, DeadLetterError> {
-    headers
-        .get_str(name)
-        .and_then(|value| value.parse().ok())
-        .ok_or(DeadLetterError::Header(name))
+    headers.get_str(name).and_then(|value| value.parse().ok()).ok_or(DeadLetterError::Header(name))
 }
 
 /// Whether a header's name belongs to the broker or to us. A publisher's word in one is not trusted.
@@ -155,10 +141,8 @@ fn is_reserved(name: &str) -> bool {
 
 /// An error as the value of a header: one line, and not too long.
 fn one_line(error: &str) -> String {
-    let mut line: String = error
-        .chars()
-        .map(|character| if character.is_control() { ' ' } else { character })
-        .collect();
+    let mut line: String =
+        error.chars().map(|character| if character.is_control() { ' ' } else { character }).collect();
     line.truncate(line.floor_char_boundary(ERROR_MAX_BYTES));
     line.trim().to_owned()
 }

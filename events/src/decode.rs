@@ -56,9 +56,7 @@ fn probe(payload: &Bytes) -> Result<Option<Probe>, DecodeError> {
     if is_object {
         return serde_json::from_slice(payload).map(Some).map_err(DecodeError::Json);
     }
-    serde_json::from_slice::<serde::de::IgnoredAny>(payload)
-        .map(|_| None)
-        .map_err(DecodeError::Json)
+    serde_json::from_slice::<serde::de::IgnoredAny>(payload).map(|_| None).map_err(DecodeError::Json)
 }
 
 fn binary(headers: &Headers, payload: &Bytes) -> Result<Event, DecodeError> {
@@ -80,9 +78,7 @@ fn binary(headers: &Headers, payload: &Bytes) -> Result<Event, DecodeError> {
         source: attribute(headers, "ce-source").ok_or(DecodeError::Attribute("source"))?,
         event_type: attribute(headers, "ce-type").ok_or(DecodeError::Attribute("type"))?,
         subject: attribute(headers, "ce-subject"),
-        time: attribute(headers, "ce-time")
-            .map(|time| time.parse().map_err(|_| DecodeError::Time))
-            .transpose()?,
+        time: attribute(headers, "ce-time").map(|time| time.parse().map_err(|_| DecodeError::Time)).transpose()?,
         data_content_type,
         extensions,
         data: payload.clone(),
@@ -90,15 +86,7 @@ fn binary(headers: &Headers, payload: &Bytes) -> Result<Event, DecodeError> {
 }
 
 /// The attributes that are fields of [`Event`].
-const CONTEXT_ATTRIBUTES: [&str; 7] = [
-    "specversion",
-    "id",
-    "source",
-    "type",
-    "subject",
-    "time",
-    "datacontenttype",
-];
+const CONTEXT_ATTRIBUTES: [&str; 7] = ["specversion", "id", "source", "type", "subject", "time", "datacontenttype"];
 
 fn attribute(headers: &Headers, name: &str) -> Option<String> {
     headers.get_str(name).and_then(percent_decoded)
@@ -106,10 +94,7 @@ fn attribute(headers: &Headers, name: &str) -> Option<String> {
 
 /// One round of percent-decoding, as the CloudEvents bindings for HTTP and NATS ask.
 fn percent_decoded(value: &str) -> Option<String> {
-    percent_decode_str(value)
-        .decode_utf8()
-        .ok()
-        .map(std::borrow::Cow::into_owned)
+    percent_decode_str(value).decode_utf8().ok().map(std::borrow::Cow::into_owned)
 }
 
 /// The shop's body without CloudEvents headers.
@@ -131,12 +116,8 @@ fn plain(id: &serde_json::Value, probe: &Probe, payload: &Bytes, origin: &Origin
 /// Any other JSON: an event of the type that its subject names.
 fn raw(headers: &Headers, payload: &Bytes, origin: &Origin, probe: Option<&Probe>) -> Result<Event, DecodeError> {
     let message_id = headers.get_str("Nats-Msg-Id").map(str::to_owned);
-    let id = message_id
-        .or_else(|| origin.position_id())
-        .ok_or(DecodeError::MissingId)?;
-    let event_type = probe
-        .and_then(|probe| text(probe.event_type.as_ref()))
-        .unwrap_or_else(|| origin.subject.clone());
+    let id = message_id.or_else(|| origin.position_id()).ok_or(DecodeError::MissingId)?;
+    let event_type = probe.and_then(|probe| text(probe.event_type.as_ref())).unwrap_or_else(|| origin.subject.clone());
     Ok(Event {
         id: EventId::new(id)?,
         source: origin.source(),
@@ -154,9 +135,5 @@ fn text(value: Option<&serde_json::Value>) -> Option<String> {
 }
 
 pub(crate) fn check_spec_version(version: &str) -> Result<(), DecodeError> {
-    if version == "1.0" {
-        Ok(())
-    } else {
-        Err(DecodeError::SpecVersion(version.chars().take(32).collect()))
-    }
+    if version == "1.0" { Ok(()) } else { Err(DecodeError::SpecVersion(version.chars().take(32).collect())) }
 }

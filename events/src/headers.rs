@@ -20,10 +20,7 @@ impl Headers {
     /// The first value of a header. Names are compared without regard to case, which NATS itself does not do and the
     /// CloudEvents binding asks for.
     pub fn get(&self, name: &str) -> Option<&Bytes> {
-        self.0
-            .iter()
-            .find(|(known, _)| known.eq_ignore_ascii_case(name))
-            .map(|(_, value)| value)
+        self.0.iter().find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, value)| value)
     }
 
     /// The first value of a header, if it is UTF-8.
@@ -46,9 +43,7 @@ impl Headers {
         const FRAME: usize = "NATS/1.0\r\n\r\n".len();
         const SEPARATORS: usize = ": \r\n".len();
         self.iter().fold(FRAME, |size, (name, value)| {
-            size.saturating_add(name.len())
-                .saturating_add(value.len())
-                .saturating_add(SEPARATORS)
+            size.saturating_add(name.len()).saturating_add(value.len()).saturating_add(SEPARATORS)
         })
     }
 }

@@ -39,9 +39,7 @@ impl Money {
 
     /// This amount divided by `count` and rounded to hundredths, halves to even; `None` when `count` is zero.
     pub fn average(self, count: u64) -> Option<Self> {
-        self.0
-            .checked_div(Decimal::from(count))
-            .map(|average| Self(average.round_dp(2)))
+        self.0.checked_div(Decimal::from(count)).map(|average| Self(average.round_dp(2)))
     }
 
     /// Whether the amount is below zero.
@@ -61,18 +59,13 @@ impl FromStr for Money {
 
     fn from_str(text: &str) -> Result<Self, InvalidMoney> {
         let exact = Decimal::from_str_exact(text);
-        exact
-            .or_else(|_| Decimal::from_scientific(text))
-            .map(Self)
-            .map_err(|_| InvalidMoney)
+        exact.or_else(|_| Decimal::from_scientific(text)).map(Self).map_err(|_| InvalidMoney)
     }
 }
 
 impl Serialize for Money {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        RawValue::from_string(self.0.to_string())
-            .map_err(ser::Error::custom)?
-            .serialize(serializer)
+        RawValue::from_string(self.0.to_string()).map_err(ser::Error::custom)?.serialize(serializer)
     }
 }
 
@@ -80,8 +73,7 @@ impl<'de> Deserialize<'de> for Money {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let raw = <Box<RawValue>>::deserialize(deserializer)?;
         let text = raw.get().trim_matches('"');
-        text.parse()
-            .map_err(|error: InvalidMoney| de::Error::custom(format_args!("{text:.40?} is {error}")))
+        text.parse().map_err(|error: InvalidMoney| de::Error::custom(format_args!("{text:.40?} is {error}")))
     }
 }
 
@@ -93,13 +85,7 @@ mod tests {
 
     #[test]
     fn amounts_that_a_floating_point_number_would_change_stay_exact() {
-        for text in [
-            "0.10",
-            "19.90",
-            "9007199254740993.01",
-            "0.1000000000000000055511151231",
-            "-3.50",
-        ] {
+        for text in ["0.10", "19.90", "9007199254740993.01", "0.1000000000000000055511151231", "-3.50"] {
             let money: Money = serde_json::from_str(text).unwrap();
             assert_eq!(serde_json::to_string(&money).unwrap(), text);
         }
@@ -107,14 +93,7 @@ mod tests {
 
     #[test]
     fn what_is_not_an_exact_decimal_is_refused() {
-        for text in [
-            "\"abc\"",
-            "1e999",
-            "null",
-            "{}",
-            "\"\"",
-            "123456789012345678901234567890.12",
-        ] {
+        for text in ["\"abc\"", "1e999", "null", "{}", "\"\"", "123456789012345678901234567890.12"] {
             serde_json::from_str::<Money>(text).unwrap_err();
         }
     }

@@ -50,8 +50,7 @@ impl fmt::Display for Origin {
             BrokerKind::JetStream => {
                 let stream = self.stream.as_deref().unwrap_or_default();
                 write!(formatter, "jetstream://{stream}/{}", self.subject)?;
-                self.sequence
-                    .map_or(Ok(()), |sequence| write!(formatter, "#{sequence}"))
+                self.sequence.map_or(Ok(()), |sequence| write!(formatter, "#{sequence}"))
             }
             BrokerKind::Nats => write!(formatter, "nats://{}", self.subject),
         }
@@ -63,12 +62,7 @@ impl FromStr for Origin {
 
     fn from_str(text: &str) -> Result<Self, InvalidOrigin> {
         if let Some(subject) = text.strip_prefix("nats://") {
-            return Ok(Self {
-                broker: BrokerKind::Nats,
-                stream: None,
-                subject: subject.to_owned(),
-                sequence: None,
-            });
+            return Ok(Self { broker: BrokerKind::Nats, stream: None, subject: subject.to_owned(), sequence: None });
         }
         let rest = text.strip_prefix("jetstream://").ok_or(InvalidOrigin)?;
         let (stream, rest) = rest.split_once('/').ok_or(InvalidOrigin)?;

@@ -70,9 +70,6 @@ impl FromStr for Reason {
     type Err = InvalidReason;
 
     fn from_str(text: &str) -> Result<Self, InvalidReason> {
-        Self::ALL
-            .into_iter()
-            .find(|reason| reason.as_str() == text)
-            .ok_or(InvalidReason)
+        Self::ALL.into_iter().find(|reason| reason.as_str() == text).ok_or(InvalidReason)
     }
 }

@@ -190,11 +190,7 @@ fn read<T: DeserializeOwned>(event: &Event, meta: impl Fn(&T) -> &Meta) -> Resul
         version: Option<u64>,
     }
     let supported = |version| {
-        if version == VERSION {
-            Ok(())
-        } else {
-            Err(DecodeError::EventVersion(version))
-        }
+        if version == VERSION { Ok(()) } else { Err(DecodeError::EventVersion(version)) }
     };
     match serde_json::from_slice::<T>(&event.data) {
         Ok(body) => supported(meta(&body).version).map(|()| body),

@@ -40,24 +40,15 @@ pub(crate) struct Structured {
 impl Structured {
     pub(crate) fn read(payload: &Bytes) -> Result<Event, DecodeError> {
         let document: Self = serde_json::from_slice(payload).map_err(DecodeError::Json)?;
-        check_spec_version(
-            document
-                .specversion
-                .as_deref()
-                .ok_or(DecodeError::Attribute("specversion"))?,
-        )?;
+        check_spec_version(document.specversion.as_deref().ok_or(DecodeError::Attribute("specversion"))?)?;
         let data = match (document.data, document.data_base64) {
             (Some(data), _) => Bytes::from(data.get().to_owned()),
-            (None, Some(data)) => BASE64_STANDARD
-                .decode(data)
-                .map_err(|_| DecodeError::Attribute("data_base64"))?
-                .into(),
+            (None, Some(data)) => {
+                BASE64_STANDARD.decode(data).map_err(|_| DecodeError::Attribute("data_base64"))?.into()
+            }
             (None, None) => Bytes::new(),
         };
-        let time = document
-            .time
-            .map(|time| time.parse::<Timestamp>().map_err(|_| DecodeError::Time))
-            .transpose()?;
+        let time = document.time.map(|time| time.parse::<Timestamp>().map_err(|_| DecodeError::Time)).transpose()?;
         Ok(Event {
             id: EventId::new(document.id.ok_or(DecodeError::MissingId)?)?,
             source: document.source.ok_or(DecodeError::Attribute("source"))?,
@@ -65,11 +56,7 @@ impl Structured {
             subject: document.subject,
             time,
             data_content_type: document.datacontenttype,
-            extensions: document
-                .extensions
-                .into_iter()
-                .map(|(name, value)| (name, as_text(value)))
-                .collect(),
+            extensions: document.extensions.into_iter().map(|(name, value)| (name, as_text(value))).collect(),
             data,
         })
     }
@@ -91,11 +78,7 @@ impl Structured {
             datacontenttype: event.data_content_type.clone(),
             data,
             data_base64,
-            extensions: event
-                .extensions
-                .iter()
-                .map(|(name, value)| (name.clone(), value.clone().into()))
-                .collect(),
+            extensions: event.extensions.iter().map(|(name, value)| (name.clone(), value.clone().into())).collect(),
         };
         Ok(serde_json::to_vec(&document)?)
     }
@@ -104,12 +87,7 @@ impl Structured {
 /// JSON is the default, and whatever ends in `json`.
 fn is_json(content_type: Option<&str>) -> bool {
     let Some(content_type) = content_type else { return true };
-    let media_type = content_type
-        .split(';')
-        .next()
-        .unwrap_or_default()
-        .trim()
-        .to_ascii_lowercase();
+    let media_type = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     media_type.ends_with("/json") || media_type.ends_with("+json")
 }
 

@@ -1,11 +1,6 @@
 //! Protects the wire contract: every form is read and written as the golden files say, whatever is written can be read
 //! back, and no bytes make the reader panic.
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "a panic is how a test reports"
-)]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a panic is how a test reports")]
 
 use std::collections::BTreeMap;
 
@@ -52,15 +47,9 @@ fn order() -> ShopEvent {
 
 /// `name: value` lines, an empty line, the payload.
 fn as_text((headers, payload): (Headers, Bytes)) -> String {
-    let mut lines: Vec<String> = headers
-        .iter()
-        .map(|(name, value)| format!("{name}: {}", String::from_utf8_lossy(value)))
-        .collect();
-    lines.extend([
-        String::new(),
-        String::from_utf8_lossy(&payload).into_owned(),
-        String::new(),
-    ]);
+    let mut lines: Vec<String> =
+        headers.iter().map(|(name, value)| format!("{name}: {}", String::from_utf8_lossy(value))).collect();
+    lines.extend([String::new(), String::from_utf8_lossy(&payload).into_owned(), String::new()]);
     lines.join("\n")
 }
 
@@ -84,10 +73,7 @@ fn decode(headers: &Headers, payload: &Bytes) -> Event {
 
 fn reason(payload: &[u8]) -> Reason {
     let decoded = Event::decode(&Headers::new(), &Bytes::copy_from_slice(payload), &origin());
-    decoded
-        .and_then(|event| ShopEvent::from_event(&event).map(drop))
-        .unwrap_err()
-        .reason()
+    decoded.and_then(|event| ShopEvent::from_event(&event).map(drop)).unwrap_err().reason()
 }
 
 #[test]
@@ -106,10 +92,7 @@ fn the_shops_event_is_written_and_read_in_every_form_as_the_golden_files_say() {
         "structured without a header, as some publishers do"
     );
     let plain = decode(&Headers::new(), &trimmed(PLAIN));
-    assert_eq!(
-        (plain.id.as_str(), plain.source.as_str()),
-        (event.id.as_str(), "jetstream://ORDERS")
-    );
+    assert_eq!((plain.id.as_str(), plain.source.as_str()), (event.id.as_str(), "jetstream://ORDERS"));
     for event in [event, plain] {
         assert_eq!(ShopEvent::from_event(&event).unwrap(), order());
     }
@@ -122,9 +105,7 @@ fn a_plain_body_of_another_writer_is_read_and_its_unknown_fields_are_ignored() {
 
     let event = decode(&Headers::new(), &Bytes::from_static(body));
 
-    let ShopEvent::PaymentProcessed(payment) = ShopEvent::from_event(&event).unwrap() else {
-        panic!()
-    };
+    let ShopEvent::PaymentProcessed(payment) = ShopEvent::from_event(&event).unwrap() else { panic!() };
     assert_eq!(payment.amount, "12.30".parse::<Money>().unwrap());
 }
 
@@ -151,31 +132,16 @@ fn bad_messages_get_their_reason() {
         (&valid[..valid.len() / 2], Reason::Undecodable),
         (&format!("{valid}{valid}"), Reason::Undecodable),
         (&deep, Reason::Undecodable),
+        (r#"{"event_id":"1","event_id":"2","event_type":"OrderPlaced"}"#, Reason::Undecodable),
         (
-            r#"{"event_id":"1","event_id":"2","event_type":"OrderPlaced"}"#,
-            Reason::Undecodable,
-        ),
-        (
-            &valid.replace(
-                "\"event_id\":\"0191b6a0-0000-7000-8000-000000000001\"",
-                "\"event_id\":\"\"",
-            ),
+            &valid.replace("\"event_id\":\"0191b6a0-0000-7000-8000-000000000001\"", "\"event_id\":\"\""),
             Reason::InvalidId,
         ),
         (&valid.replace("0191b6a0", &long_id), Reason::InvalidId),
         (&valid.replace("0191b6a0", "\\u202E"), Reason::InvalidId),
-        (
-            &valid.replace("\"version\":1", "\"version\":2"),
-            Reason::UnsupportedVersion,
-        ),
-        (
-            r#"{"event_id":"1","event_type":"OrderPlaced","version":2}"#,
-            Reason::UnsupportedVersion,
-        ),
-        (
-            r#"{"specversion":"0.3","id":"1","source":"s","type":"t"}"#,
-            Reason::UnsupportedVersion,
-        ),
+        (&valid.replace("\"version\":1", "\"version\":2"), Reason::UnsupportedVersion),
+        (r#"{"event_id":"1","event_type":"OrderPlaced","version":2}"#, Reason::UnsupportedVersion),
+        (r#"{"specversion":"0.3","id":"1","source":"s","type":"t"}"#, Reason::UnsupportedVersion),
         (&valid.replace("OrderPlaced", "OrderEaten"), Reason::UnsupportedType),
         (&valid.replace("59.70", "\"much\""), Reason::InvalidData),
         (&valid.replace("59.70", "1e999"), Reason::InvalidData),
@@ -223,16 +189,9 @@ fn a_dead_letter_by_reference_is_small_and_says_what_it_stands_for() {
 
     let (headers, payload) = letter.encode_by_reference();
 
-    assert!(
-        payload.is_empty() && headers.wire_size() < 4096,
-        "{}",
-        headers.wire_size()
-    );
+    assert!(payload.is_empty() && headers.wire_size() < 4096, "{}", headers.wire_size());
     assert_eq!(headers.get_str("millrace-payload-bytes"), Some("2000000"));
-    assert_eq!(
-        headers.get_str("millrace-origin"),
-        Some("jetstream://ORDERS/orders.placed#42")
-    );
+    assert_eq!(headers.get_str("millrace-origin"), Some("jetstream://ORDERS/orders.placed#42"));
 }
 
 fn arbitrary_event() -> impl Strategy<Value = Event> {
@@ -241,15 +200,7 @@ fn arbitrary_event() -> impl Strategy<Value = Event> {
     let time = prop::option::of(
         (-1_000_000_000_i64..4_000_000_000).prop_map(|second| jiff::Timestamp::from_second(second).unwrap()),
     );
-    let attributes = (
-        "[!-~]{1,40}",
-        text,
-        text,
-        prop::option::of(text),
-        time,
-        extensions,
-        "[ -~]{0,40}",
-    );
+    let attributes = ("[!-~]{1,40}", text, text, prop::option::of(text), time, extensions, "[ -~]{0,40}");
     attributes.prop_map(|(id, source, event_type, subject, time, extensions, text)| Event {
         id: EventId::new(id).unwrap(),
         source,

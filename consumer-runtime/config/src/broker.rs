@@ -28,19 +28,13 @@ pub struct JetStream {
     /// User names and passwords do not belong here: use `authSecretRef`.
     #[cfg_attr(
         feature = "schema",
-        schemars(
-            length(min = 1, max = 16),
-            inner(length(min = 1, max = 256), regex(pattern = r"^nats://[^@/\s]+$"))
-        )
+        schemars(length(min = 1, max = 16), inner(length(min = 1, max = 256), regex(pattern = r"^nats://[^@/\s]+$")))
     )]
     pub servers: Vec<String>,
 
     /// Name of the stream. Without it, the one stream whose subjects cover `subjects` is looked up at start.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[cfg_attr(
-        feature = "schema",
-        schemars(length(min = 1, max = 255), regex(pattern = r"^[^\s.*>/\\]+$"))
-    )]
+    #[cfg_attr(feature = "schema", schemars(length(min = 1, max = 255), regex(pattern = r"^[^\s.*>/\\]+$")))]
     pub stream: Option<String>,
 
     /// Where a new durable starts: `All` takes everything that the stream holds, `New` only what comes from then on.
@@ -69,10 +63,7 @@ pub struct Nats {
     /// User names and passwords do not belong here: use `authSecretRef`.
     #[cfg_attr(
         feature = "schema",
-        schemars(
-            length(min = 1, max = 16),
-            inner(length(min = 1, max = 256), regex(pattern = r"^nats://[^@/\s]+$"))
-        )
+        schemars(length(min = 1, max = 16), inner(length(min = 1, max = 256), regex(pattern = r"^nats://[^@/\s]+$")))
     )]
     pub servers: Vec<String>,
 

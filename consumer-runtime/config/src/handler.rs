@@ -56,10 +56,7 @@ pub struct Email {
     pub smtp_secret_ref: SecretRef,
 
     /// Sender address, for example `shop@example.com` or `The Shop <shop@example.com>`.
-    #[cfg_attr(
-        feature = "schema",
-        schemars(length(min = 3, max = 320), regex(pattern = r"^[^\r\n]*@[^\r\n]+$"))
-    )]
+    #[cfg_attr(feature = "schema", schemars(length(min = 3, max = 320), regex(pattern = r"^[^\r\n]*@[^\r\n]+$")))]
     pub from: String,
 }
 

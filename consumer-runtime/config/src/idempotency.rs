@@ -59,10 +59,7 @@ pub struct JetStreamKv {
     /// Name of the bucket. Consumers may share one: keys carry the consumer's identity. The bucket's maximum age must
     /// be at least `retentionSeconds`; a new bucket gets just that.
     #[serde(default = "defaults::bucket")]
-    #[cfg_attr(
-        feature = "schema",
-        schemars(length(min = 1, max = 64), regex(pattern = r"^[A-Za-z0-9_-]+$"))
-    )]
+    #[cfg_attr(feature = "schema", schemars(length(min = 1, max = 64), regex(pattern = r"^[A-Za-z0-9_-]+$")))]
     pub bucket: String,
 
     /// Copies that the servers keep of a new bucket.
@@ -84,27 +81,18 @@ pub struct Memory {
 
 impl Default for Idempotency {
     fn default() -> Self {
-        Self {
-            mode: IdempotencyMode::default(),
-            retention_seconds: defaults::retention_seconds(),
-            store: None,
-        }
+        Self { mode: IdempotencyMode::default(), retention_seconds: defaults::retention_seconds(), store: None }
     }
 }
 
 impl Default for JetStreamKv {
     fn default() -> Self {
-        Self {
-            bucket: defaults::bucket(),
-            replicas: defaults::bucket_replicas(),
-        }
+        Self { bucket: defaults::bucket(), replicas: defaults::bucket_replicas() }
     }
 }
 
 impl Default for Memory {
     fn default() -> Self {
-        Self {
-            max_entries: defaults::memory_max_entries(),
-        }
+        Self { max_entries: defaults::memory_max_entries() }
     }
 }

@@ -22,17 +22,10 @@ pub enum LoadError {
 pub fn load(yaml: &str) -> Result<RuntimeConfig, LoadError> {
     let mut problems = Vec::new();
     let config: RuntimeConfig = serde_ignored::deserialize(serde_yaml::Deserializer::from_str(yaml), |path| {
-        problems.push(Problem::new(
-            path.to_string(),
-            "unknown field; remove it or correct its name",
-        ));
+        problems.push(Problem::new(path.to_string(), "unknown field; remove it or correct its name"));
     })?;
     problems.extend(config.problems());
-    if problems.is_empty() {
-        Ok(config)
-    } else {
-        Err(LoadError::Problems(problems))
-    }
+    if problems.is_empty() { Ok(config) } else { Err(LoadError::Problems(problems)) }
 }
 
 fn list(problems: &[Problem]) -> String {
@@ -63,10 +56,7 @@ delivery: {deadLetter: {subject: dlq.order-emails}}
         assert_eq!(config.queue_group(), "shop-order-emails");
         assert_eq!(config.workers, 16);
         assert_eq!(config.delivery.max_attempts, 5);
-        assert_eq!(
-            config.store().unwrap().jet_stream_kv.unwrap().bucket,
-            "millrace-idempotency"
-        );
+        assert_eq!(config.store().unwrap().jet_stream_kv.unwrap().bucket, "millrace-idempotency");
     }
 
     #[test]
@@ -84,9 +74,7 @@ delivery: {attemptTimeoutSeconds: 60}
         )
         .unwrap_err();
 
-        let LoadError::Problems(problems) = error else {
-            panic!("{error}")
-        };
+        let LoadError::Problems(problems) = error else { panic!("{error}") };
         let fields: Vec<_> = problems.iter().map(|problem| problem.field.as_str()).collect();
         let expected = [
             "wrokers",

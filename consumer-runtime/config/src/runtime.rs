@@ -54,9 +54,7 @@ pub struct Consumer {
 impl RuntimeConfig {
     /// The queue group, by default `<namespace>-<name>`.
     pub fn queue_group(&self) -> String {
-        self.queue_group
-            .clone()
-            .unwrap_or_else(|| format!("{}-{}", self.consumer.namespace, self.consumer.name))
+        self.queue_group.clone().unwrap_or_else(|| format!("{}-{}", self.consumer.namespace, self.consumer.name))
     }
 
     /// The store that claims are kept in, or nothing when the mode asks for none.
@@ -70,22 +68,14 @@ impl RuntimeConfig {
     /// Seconds that a claim lives: the attempt timeout and a margin in which to record what the attempt did. So a claim
     /// never ends while its attempt may still act, and need not be renewed.
     pub fn claim_seconds(&self) -> u32 {
-        self.delivery
-            .attempt_timeout_seconds
-            .saturating_add(CLAIM_MARGIN_SECONDS)
+        self.delivery.attempt_timeout_seconds.saturating_add(CLAIM_MARGIN_SECONDS)
     }
 
     fn default_store(&self) -> Store {
         if self.broker.jet_stream.is_some() {
-            Store {
-                jet_stream_kv: Some(JetStreamKv::default()),
-                memory: None,
-            }
+            Store { jet_stream_kv: Some(JetStreamKv::default()), memory: None }
         } else {
-            Store {
-                jet_stream_kv: None,
-                memory: Some(Memory::default()),
-            }
+            Store { jet_stream_kv: None, memory: Some(Memory::default()) }
         }
     }
 }

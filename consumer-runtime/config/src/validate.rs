@@ -45,45 +45,25 @@ impl RuntimeConfig {
     fn check_idempotency(&self, problems: &mut Vec<Problem>) {
         let Some(store) = &self.idempotency.store else { return };
         if self.idempotency.mode == IdempotencyMode::None {
-            problems.push(Problem::new(
-                "idempotency.store",
-                "has no use with mode None; remove it or use mode Claim",
-            ));
+            problems.push(Problem::new("idempotency.store", "has no use with mode None; remove it or use mode Claim"));
         }
         match store {
-            Store {
-                jet_stream_kv: Some(_),
-                memory: None,
-            } if self.broker.jet_stream.is_none() => {
+            Store { jet_stream_kv: Some(_), memory: None } if self.broker.jet_stream.is_none() => {
                 problems.push(Problem::new(
                     "idempotency.store.jetStreamKV",
                     "needs broker.jetStream; use memory with broker.nats",
                 ));
             }
-            Store {
-                jet_stream_kv: Some(_),
-                memory: None,
+            Store { jet_stream_kv: Some(_), memory: None } | Store { jet_stream_kv: None, memory: Some(_) } => {}
+            Store { .. } => {
+                problems.push(Problem::new("idempotency.store", "set exactly one of jetStreamKV and memory"))
             }
-            | Store {
-                jet_stream_kv: None,
-                memory: Some(_),
-            } => {}
-            Store { .. } => problems.push(Problem::new(
-                "idempotency.store",
-                "set exactly one of jetStreamKV and memory",
-            )),
         }
     }
 
     fn check_delivery(&self, problems: &mut Vec<Problem>) {
         let delivery = &self.delivery;
-        check_range(
-            "delivery.attemptTimeoutSeconds",
-            delivery.attempt_timeout_seconds,
-            1,
-            3600,
-            problems,
-        );
+        check_range("delivery.attemptTimeoutSeconds", delivery.attempt_timeout_seconds, 1, 3600, problems);
         check_range("delivery.maxAttempts", delivery.max_attempts, 1, 100, problems);
         if delivery.attempt_timeout_seconds > self.drain_timeout_seconds {
             problems.push(Problem::new(
@@ -123,25 +103,12 @@ impl RuntimeConfig {
 
 fn check_broker(broker: &Broker, problems: &mut Vec<Problem>) {
     match broker {
-        Broker {
-            jet_stream: Some(_),
-            nats: None,
-        }
-        | Broker {
-            jet_stream: None,
-            nats: Some(_),
-        } => {}
+        Broker { jet_stream: Some(_), nats: None } | Broker { jet_stream: None, nats: Some(_) } => {}
         Broker { .. } => problems.push(Problem::new("broker", "set exactly one of jetStream and nats")),
     }
     if let Some(jet_stream) = &broker.jet_stream {
         check_servers("broker.jetStream.servers", &jet_stream.servers, problems);
-        check_range(
-            "broker.jetStream.ackWaitSeconds",
-            jet_stream.ack_wait_seconds,
-            2,
-            3600,
-            problems,
-        );
+        check_range("broker.jetStream.ackWaitSeconds", jet_stream.ack_wait_seconds, 2, 3600, problems);
     }
     if let Some(nats) = &broker.nats {
         check_servers("broker.nats.servers", &nats.servers, problems);
@@ -150,10 +117,7 @@ fn check_broker(broker: &Broker, problems: &mut Vec<Problem>) {
 
 fn check_servers(field: &str, servers: &[String], problems: &mut Vec<Problem>) {
     if servers.is_empty() {
-        problems.push(Problem::new(
-            field,
-            "name at least one server, for example nats://nats.nats.svc:4222",
-        ));
+        problems.push(Problem::new(field, "name at least one server, for example nats://nats.nats.svc:4222"));
     }
     for (index, server) in servers.iter().enumerate() {
         let host = server.strip_prefix("nats://").unwrap_or_default();
@@ -167,30 +131,20 @@ fn check_servers(field: &str, servers: &[String], problems: &mut Vec<Problem>) {
 }
 
 fn check_handler(handler: &Handler, problems: &mut Vec<Problem>) {
-    let members = [
-        handler.log.is_some(),
-        handler.email.is_some(),
-        handler.analytics.is_some(),
-    ];
+    let members = [handler.log.is_some(), handler.email.is_some(), handler.analytics.is_some()];
     if members.into_iter().filter(|set| *set).count() != 1 {
         problems.push(Problem::new("handler", "set exactly one of log, email and analytics"));
     }
     if let Some(Email { from, .. }) = &handler.email
         && (!from.contains('@') || from.contains(['\r', '\n']))
     {
-        problems.push(Problem::new(
-            "handler.email.from",
-            format!("{from:?} is not an e-mail address"),
-        ));
+        problems.push(Problem::new("handler.email.from", format!("{from:?} is not an e-mail address")));
     }
 }
 
 fn check_range(field: &str, value: u32, min: u32, max: u32, problems: &mut Vec<Problem>) {
     if !(min..=max).contains(&value) {
-        problems.push(Problem::new(
-            field,
-            format!("{value} is out of range: use {min} to {max}"),
-        ));
+        problems.push(Problem::new(field, format!("{value} is out of range: use {min} to {max}")));
     }
 }
 
@@ -208,9 +162,7 @@ fn is_subject_filter(subject: &str) -> bool {
             "*" => true,
             _ => {
                 !token.contains(['*', '>'])
-                    && !token
-                        .chars()
-                        .any(|character| character.is_whitespace() || character.is_control())
+                    && !token.chars().any(|character| character.is_whitespace() || character.is_control())
             }
         };
         if !valid {

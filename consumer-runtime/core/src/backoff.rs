@@ -21,17 +21,10 @@ impl Backoff {
         let doublings = failures.saturating_sub(1).min(31);
         let factor = 1_u32.checked_shl(doublings).unwrap_or(u32::MAX);
         let base = self.initial.saturating_mul(factor).min(self.max);
-        let spread = base
-            .saturating_mul(u32::from(self.jitter_percent.min(100)))
-            .checked_div(100)
-            .unwrap_or_default();
+        let spread = base.saturating_mul(u32::from(self.jitter_percent.min(100))).checked_div(100).unwrap_or_default();
         // Uniform in [base - spread, base + spread], in steps of a 1024th.
         let step = u32::try_from(entropy % 1025).unwrap_or_default();
-        let offset = spread
-            .saturating_mul(2)
-            .saturating_mul(step)
-            .checked_div(1024)
-            .unwrap_or_default();
+        let offset = spread.saturating_mul(2).saturating_mul(step).checked_div(1024).unwrap_or_default();
         base.saturating_sub(spread).saturating_add(offset)
     }
 }
@@ -44,11 +37,7 @@ mod tests {
 
     #[test]
     fn the_delay_doubles_up_to_its_cap() {
-        let backoff = Backoff {
-            initial: Duration::from_millis(500),
-            max: Duration::from_secs(3),
-            jitter_percent: 0,
-        };
+        let backoff = Backoff { initial: Duration::from_millis(500), max: Duration::from_secs(3), jitter_percent: 0 };
 
         let delays: Vec<_> = (1..=5).map(|failures| backoff.delay(failures, 7).as_millis()).collect();
 

@@ -114,11 +114,7 @@ impl Record {
 fn claimed(before: &Record, wish: &Wish<'_>, now: Timestamp) -> Record {
     // A time past the end of the calendar is cut to its end; no store lives that long.
     let until = now.checked_add(wish.lease).unwrap_or(Timestamp::MAX);
-    Record {
-        state: State::Claimed { until },
-        attempts: before.attempts.saturating_add(1),
-        ..before.clone()
-    }
+    Record { state: State::Claimed { until }, attempts: before.attempts.saturating_add(1), ..before.clone() }
 }
 
 fn remaining(until: Timestamp, now: Timestamp) -> Duration {
@@ -138,10 +134,7 @@ mod tests {
     }
 
     fn wish(fingerprint: &str) -> Wish<'_> {
-        Wish {
-            fingerprint,
-            lease: LEASE,
-        }
+        Wish { fingerprint, lease: LEASE }
     }
 
     fn claim(existing: Option<&Record>, now: i64) -> Record {
@@ -155,10 +148,7 @@ mod tests {
     fn a_claim_keeps_others_out_until_it_ends_and_then_counts_as_uncertain() {
         let first = claim(None, 100);
 
-        assert_eq!(
-            judge(Some(&first), &wish("a"), at(110)),
-            Verdict::Busy(Duration::from_secs(20))
-        );
+        assert_eq!(judge(Some(&first), &wish("a"), at(110)), Verdict::Busy(Duration::from_secs(20)));
         let second = claim(Some(&first), 130);
 
         assert_eq!((second.attempts, second.uncertain), (2, 1));
@@ -184,11 +174,7 @@ mod tests {
     #[test]
     fn another_event_with_the_same_id_is_a_conflict_whatever_became_of_the_first() {
         let record = claim(None, 100);
-        for record in [
-            record.clone(),
-            record.released(Effect::None, at(100)),
-            record.ended(State::Done),
-        ] {
+        for record in [record.clone(), record.released(Effect::None, at(100)), record.ended(State::Done)] {
             assert_eq!(judge(Some(&record), &wish("b"), at(1_000)), Verdict::Conflict);
         }
     }

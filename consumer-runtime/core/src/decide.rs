@@ -47,11 +47,7 @@ mod tests {
     use crate::{backoff::Backoff, outcome::Failure};
 
     fn policy(max_attempts: u32) -> RetryPolicy {
-        let backoff = Backoff {
-            initial: Duration::from_millis(500),
-            max: Duration::from_secs(60),
-            jitter_percent: 20,
-        };
+        let backoff = Backoff { initial: Duration::from_millis(500), max: Duration::from_secs(60), jitter_percent: 20 };
         RetryPolicy { max_attempts, backoff }
     }
 
@@ -59,22 +55,14 @@ mod tests {
     fn a_permanent_failure_is_given_up_at_its_first_attempt_and_keeps_its_reason() {
         let outcome = Outcome::permanent(Reason::InvalidData, "total_amount is not a number");
 
-        assert_eq!(
-            decide(&outcome, 1, &policy(5), 0),
-            Next::DeadLetter(Reason::InvalidData)
-        );
+        assert_eq!(decide(&outcome, 1, &policy(5), 0), Next::DeadLetter(Reason::InvalidData));
     }
 
     #[test]
     fn the_wait_that_the_other_side_asks_for_is_honoured_up_to_the_largest_delay() {
         let wait = |seconds| {
-            let Outcome::Failed(failure) = Outcome::retryable("busy") else {
-                unreachable!()
-            };
-            let outcome = Outcome::Failed(Failure {
-                retry_after: Some(Duration::from_secs(seconds)),
-                ..failure
-            });
+            let Outcome::Failed(failure) = Outcome::retryable("busy") else { unreachable!() };
+            let outcome = Outcome::Failed(Failure { retry_after: Some(Duration::from_secs(seconds)), ..failure });
             decide(&outcome, 1, &policy(5), 0)
         };
 

@@ -37,8 +37,8 @@ pub struct Delivery {
 impl Delivery {
     /// Bytes that this delivery counts for in the window.
     pub fn size(&self) -> usize {
-        self.headers.iter().fold(self.payload.len(), |size, (name, value)| {
-            size.saturating_add(name.len()).saturating_add(value.len())
-        })
+        self.headers
+            .iter()
+            .fold(self.payload.len(), |size, (name, value)| size.saturating_add(name.len()).saturating_add(value.len()))
     }
 }

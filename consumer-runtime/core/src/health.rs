@@ -52,10 +52,7 @@ pub struct Trouble {
 impl Trouble {
     /// A trouble with its message.
     pub fn new(reason: TroubleReason, message: impl Into<String>) -> Self {
-        Self {
-            reason,
-            message: message.into(),
-        }
+        Self { reason, message: message.into() }
     }
 }
 
@@ -69,18 +66,12 @@ impl Health {
     /// The health of a process that has just started and needs `parts`.
     pub fn starting(parts: impl IntoIterator<Item = Part>) -> Self {
         let starting = |part| (part, Trouble::new(TroubleReason::Connecting, "connecting"));
-        Self {
-            troubles: Mutex::new(parts.into_iter().map(starting).collect()),
-        }
+        Self { troubles: Mutex::new(parts.into_iter().map(starting).collect()) }
     }
 
     /// A part works. Whether that is news.
     pub fn works(&self, part: Part) -> bool {
-        self.troubles
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(&part)
-            .is_some()
+        self.troubles.lock().unwrap_or_else(PoisonError::into_inner).remove(&part).is_some()
     }
 
     /// A part does not work. Whether that is news.
@@ -92,10 +83,7 @@ impl Health {
     /// Everything that does not work now.
     pub fn troubles(&self) -> Vec<(Part, Trouble)> {
         let troubles = self.troubles.lock().unwrap_or_else(PoisonError::into_inner);
-        troubles
-            .iter()
-            .map(|(part, trouble)| (*part, trouble.clone()))
-            .collect()
+        troubles.iter().map(|(part, trouble)| (*part, trouble.clone())).collect()
     }
 
     /// Whether every part works.

@@ -37,19 +37,12 @@ pub enum Begun {
 impl Lane {
     /// An empty lane. `ack_wait` is the time that the broker waits for a settlement, `None` where it waits for none.
     pub fn new(ack_wait: Option<Duration>) -> Self {
-        Self {
-            ack_wait,
-            held: BTreeMap::new(),
-        }
+        Self { ack_wait, held: BTreeMap::new() }
     }
 
     /// Registers a delivery received at `now`.
     pub fn begin(&mut self, position: Position, receipt: Receipt, now: Monotonic) -> Begun {
-        let held = Held {
-            receipt,
-            deadline: AckDeadline::new(now, self.ack_wait),
-            extend_at: self.extend_at(now),
-        };
+        let held = Held { receipt, deadline: AckDeadline::new(now, self.ack_wait), extend_at: self.extend_at(now) };
         match self.held.insert(position, held) {
             None => Begun::New,
             Some(_) => Begun::AlreadyHeld,
@@ -96,8 +89,7 @@ impl Lane {
     }
 
     fn extend_at(&self, now: Monotonic) -> Option<Monotonic> {
-        self.ack_wait
-            .map(|wait| now.after(wait.checked_div(3).unwrap_or_default()))
+        self.ack_wait.map(|wait| now.after(wait.checked_div(3).unwrap_or_default()))
     }
 }
 
@@ -133,10 +125,7 @@ mod tests {
         lane.begin(Position(1), receipt(1), at(0));
 
         assert_eq!(lane.extend(at(40)), []);
-        assert_eq!(
-            lane.permit(Position(1), Settlement::RetryAfter(Duration::ZERO), at(40)),
-            None
-        );
+        assert_eq!(lane.permit(Position(1), Settlement::RetryAfter(Duration::ZERO), at(40)), None);
         assert_eq!(lane.permit(Position(1), Settlement::Done, at(40)), Some(&receipt(1)));
     }
 
@@ -159,11 +148,7 @@ mod tests {
     }
 
     fn steps() -> impl Strategy<Value = Vec<(u64, Step)>> {
-        let step = prop_oneof![
-            (0_u64..8).prop_map(Step::Begin),
-            (0_u64..8).prop_map(Step::End),
-            Just(Step::Extend)
-        ];
+        let step = prop_oneof![(0_u64..8).prop_map(Step::Begin), (0_u64..8).prop_map(Step::End), Just(Step::Extend)];
         prop::collection::vec((0_u64..20, step), 0..200)
     }
 

@@ -62,11 +62,6 @@ impl Outcome {
     }
 
     fn failed(class: FailureClass, effect: Effect, error: impl Into<String>) -> Self {
-        Self::Failed(Failure {
-            class,
-            effect,
-            error: error.into(),
-            retry_after: None,
-        })
+        Self::Failed(Failure { class, effect, error: error.into(), retry_after: None })
     }
 }

@@ -20,18 +20,12 @@ pub enum Route {
 impl Routing {
     /// Routes the events of these types to the handler; of every type when there are none.
     pub fn new(event_types: impl IntoIterator<Item = String>) -> Self {
-        Self {
-            event_types: event_types.into_iter().collect(),
-        }
+        Self { event_types: event_types.into_iter().collect() }
     }
 
     /// Where an event of this type goes.
     pub fn route(&self, event_type: &str) -> Route {
-        if self.event_types.is_empty() || self.event_types.contains(event_type) {
-            Route::Handle
-        } else {
-            Route::Ignore
-        }
+        if self.event_types.is_empty() || self.event_types.contains(event_type) { Route::Handle } else { Route::Ignore }
     }
 }
 

@@ -40,12 +40,7 @@ pub struct Window {
 impl Window {
     /// An empty window.
     pub fn new(limits: WindowLimits) -> Self {
-        Self {
-            limits,
-            messages: 0,
-            bytes: 0,
-            mean_attempt: None,
-        }
+        Self { limits, messages: 0, bytes: 0, mean_attempt: None }
     }
 
     /// How much may be taken now, or `None` when the window is full.
@@ -53,10 +48,7 @@ impl Window {
         let messages = self.size().saturating_sub(self.messages);
         let bytes = self.limits.bytes.saturating_sub(self.bytes);
         let alone = self.messages == 0;
-        (messages > 0 && (bytes > 0 || alone)).then_some(Budget {
-            messages,
-            bytes: bytes.max(1),
-        })
+        (messages > 0 && (bytes > 0 || alone)).then_some(Budget { messages, bytes: bytes.max(1) })
     }
 
     /// Counts a delivery in.
@@ -88,16 +80,12 @@ impl Window {
                     .as_nanos()
                     .checked_div(mean.as_nanos().max(1))
                     .unwrap_or_default();
-                u32::try_from(rounds)
-                    .unwrap_or(u32::MAX)
-                    .saturating_mul(self.limits.workers)
+                u32::try_from(rounds).unwrap_or(u32::MAX).saturating_mul(self.limits.workers)
             }
             (None, _) | (_, None) => floor,
         };
         // A consumer that needs more than half the ack wait for one attempt takes only what can start at once.
-        wanted
-            .max(self.limits.workers)
-            .min(self.limits.messages.max(self.limits.workers))
+        wanted.max(self.limits.workers).min(self.limits.messages.max(self.limits.workers))
     }
 }
 
@@ -112,12 +100,7 @@ mod tests {
     use super::*;
 
     fn limits() -> WindowLimits {
-        WindowLimits {
-            workers: 4,
-            messages: 1000,
-            bytes: 1_000_000,
-            ack_wait: Some(Duration::from_secs(30)),
-        }
+        WindowLimits { workers: 4, messages: 1000, bytes: 1_000_000, ack_wait: Some(Duration::from_secs(30)) }
     }
 
     #[test]

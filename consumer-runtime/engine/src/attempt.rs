@@ -16,10 +16,7 @@ pub(crate) async fn attempt(shared: &Shared, event: &Event, number: u32) -> Outc
     let outcome = match tokio::time::timeout(shared.policy.attempt_timeout, call).await {
         Ok(Ok(outcome)) => outcome,
         Ok(Err(panic)) => Outcome::ambiguous(format!("the handler panicked: {}", panic_message(panic.as_ref()))),
-        Err(_) => Outcome::ambiguous(format!(
-            "no answer within {} s",
-            shared.policy.attempt_timeout.as_secs()
-        )),
+        Err(_) => Outcome::ambiguous(format!("no answer within {} s", shared.policy.attempt_timeout.as_secs())),
     };
     let duration = shared.clock.monotonic().since(started);
     shared.metrics.attempt_seconds.observe(duration.as_secs_f64());
@@ -30,9 +27,5 @@ pub(crate) async fn attempt(shared: &Shared, event: &Event, number: u32) -> Outc
 }
 
 fn panic_message(panic: &(dyn Any + Send)) -> &str {
-    panic
-        .downcast_ref::<&str>()
-        .copied()
-        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
-        .unwrap_or("?")
+    panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("?")
 }

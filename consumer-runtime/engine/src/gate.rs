@@ -20,9 +20,6 @@ impl Gate {
     /// Waits until the gate is open, or shut.
     pub(crate) async fn wait(&self, open: bool) {
         let mut receiver = self.0.subscribe();
-        receiver
-            .wait_for(|state| *state == open)
-            .await
-            .expect("self holds the sender, so it cannot be gone");
+        receiver.wait_for(|state| *state == open).await.expect("self holds the sender, so it cannot be gone");
     }
 }

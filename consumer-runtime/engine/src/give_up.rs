@@ -26,11 +26,7 @@ pub(crate) struct GivenUp {
 
 impl GivenUp {
     pub(crate) fn new(reason: Reason, error: impl Into<String>, attempts: u32) -> Self {
-        Self {
-            reason,
-            error: error.into(),
-            attempts,
-        }
+        Self { reason, error: error.into(), attempts }
     }
 }
 
@@ -47,12 +43,7 @@ pub(crate) async fn give_up(
     let letter = dead_letter(shared, delivery, hold.as_ref(), given_up);
     if !publish(shared, &letter).await {
         if let Some(hold) = hold {
-            record(
-                shared,
-                &hold,
-                &hold.claimed.record.released(Effect::None, letter.last_failure),
-            )
-            .await;
+            record(shared, &hold, &hold.claimed.record.released(Effect::None, letter.last_failure)).await;
         }
         return Some(Settlement::RetryAfter(shared.policy.retry.backoff.max));
     }

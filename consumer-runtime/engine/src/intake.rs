@@ -66,9 +66,7 @@ pub(crate) async fn watch_store(shared: &Shared) {
         let mut failures = 0;
         while let Err(error) = store.ping().await {
             failures += 1;
-            shared
-                .health
-                .fails(Part::Store, Trouble::new(TroubleReason::Failing, error.to_string()));
+            shared.health.fails(Part::Store, Trouble::new(TroubleReason::Failing, error.to_string()));
             tokio::time::sleep(shared.policy.reconnect.delay(failures, fastrand::u64(..))).await;
         }
         info!("the store answers again");
@@ -80,10 +78,7 @@ pub(crate) async fn watch_store(shared: &Shared) {
 impl Shared {
     /// The store did not do what was asked: fetching stops until it answers again.
     pub(crate) fn store_fails(&self, error: &StoreError) {
-        if self
-            .health
-            .fails(Part::Store, Trouble::new(TroubleReason::Failing, error.to_string()))
-        {
+        if self.health.fails(Part::Store, Trouble::new(TroubleReason::Failing, error.to_string())) {
             warn!(%error, "the store does not answer: fetching stops");
         }
         self.store_gate.set(false);

@@ -95,10 +95,7 @@ async fn settlement_of(shared: &Shared, delivery: &Delivery) -> Option<Settlemen
 fn decode(shared: &Shared, delivery: &Delivery) -> Result<Event, GivenUp> {
     let size = delivery.payload.len();
     if size > shared.policy.payload_bytes {
-        let error = format!(
-            "the payload has {size} bytes; the limit is {}",
-            shared.policy.payload_bytes
-        );
+        let error = format!("the payload has {size} bytes; the limit is {}", shared.policy.payload_bytes);
         return Err(GivenUp::new(Reason::TooLarge, error, 1));
     }
     Event::decode(&delivery.headers, &delivery.payload, &delivery.origin)
@@ -121,16 +118,7 @@ async fn claim(shared: &Shared, delivery: &Delivery, event: &Event) -> Admission
     };
     let key = Key::new(&shared.policy.consumer, event);
     let fingerprint = fingerprint(event);
-    match store
-        .claim(
-            &key,
-            &Wish {
-                fingerprint: &fingerprint,
-                lease: shared.policy.lease,
-            },
-        )
-        .await
-    {
+    match store.claim(&key, &Wish { fingerprint: &fingerprint, lease: shared.policy.lease }).await {
         Ok(Claim::Claimed(claimed)) => {
             if claimed.record.uncertain > 0 {
                 shared.metrics.possible_duplicates.inc();
@@ -156,9 +144,7 @@ async fn claim(shared: &Shared, delivery: &Delivery, event: &Event) -> Admission
         }
         Err(error @ (StoreError::Unavailable(_) | StoreError::Fenced)) => {
             shared.store_fails(&error);
-            Admission::Put(Settlement::RetryAfter(
-                shared.policy.retry.backoff.delay(1, fastrand::u64(..)),
-            ))
+            Admission::Put(Settlement::RetryAfter(shared.policy.retry.backoff.delay(1, fastrand::u64(..))))
         }
     }
 }
@@ -197,12 +183,7 @@ async fn retry(shared: &Shared, event: &Event, hold: Option<Hold>, outcome: &Out
             Outcome::Done => Effect::None,
         };
         // Where this cannot be recorded the claim ends by itself, and the next delivery waits for that.
-        record(
-            shared,
-            &hold,
-            &hold.claimed.record.released(effect, shared.clock.wall()),
-        )
-        .await;
+        record(shared, &hold, &hold.claimed.record.released(effect, shared.clock.wall())).await;
     }
     Settlement::RetryAfter(delay)
 }

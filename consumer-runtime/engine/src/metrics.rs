@@ -89,81 +89,29 @@ impl Metrics {
         let registry = registry.sub_registry_with_prefix("millrace");
         for (name, help, counter) in [
             ("deliveries", "Deliveries taken from the broker", &self.deliveries),
-            (
-                "redeliveries",
-                "Deliveries that the broker had made before",
-                &self.redeliveries,
-            ),
+            ("redeliveries", "Deliveries that the broker had made before", &self.redeliveries),
             (
                 "dropped_copies",
                 "Deliveries dropped because this process had them at work already",
                 &self.dropped_copies,
             ),
             ("handled", "Events whose handler succeeded", &self.handled),
-            (
-                "duplicates_skipped",
-                "Deliveries of events that were done already",
-                &self.duplicates_skipped,
-            ),
-            (
-                "ignored",
-                "Deliveries of types that this consumer leaves alone",
-                &self.ignored,
-            ),
+            ("duplicates_skipped", "Deliveries of events that were done already", &self.duplicates_skipped),
+            ("ignored", "Deliveries of types that this consumer leaves alone", &self.ignored),
             ("retries", "Attempts that failed and will be repeated", &self.retries),
-            (
-                "busy",
-                "Deliveries put off because another process had the event at work",
-                &self.busy,
-            ),
-            (
-                "possible_duplicates",
-                "Attempts after one whose effect may have happened",
-                &self.possible_duplicates,
-            ),
-            (
-                "fenced",
-                "Records refused because another process had taken the claim over",
-                &self.fenced,
-            ),
-            (
-                "unconfirmed_settlements",
-                "Settlements that the broker did not confirm",
-                &self.unconfirmed_settlements,
-            ),
-            (
-                "handed_back",
-                "Deliveries handed back unstarted at a drain",
-                &self.handed_back,
-            ),
-            (
-                "lost",
-                "Deliveries given up at a drain that the broker will not deliver again",
-                &self.lost,
-            ),
+            ("busy", "Deliveries put off because another process had the event at work", &self.busy),
+            ("possible_duplicates", "Attempts after one whose effect may have happened", &self.possible_duplicates),
+            ("fenced", "Records refused because another process had taken the claim over", &self.fenced),
+            ("unconfirmed_settlements", "Settlements that the broker did not confirm", &self.unconfirmed_settlements),
+            ("handed_back", "Deliveries handed back unstarted at a drain", &self.handed_back),
+            ("lost", "Deliveries given up at a drain that the broker will not deliver again", &self.lost),
         ] {
             registry.register(name, help, counter.clone());
         }
-        registry.register(
-            "dead_letters",
-            "Dead letters confirmed by the broker, by reason",
-            self.dead_letters.clone(),
-        );
-        registry.register(
-            "in_flight",
-            "Deliveries taken and not yet settled",
-            self.in_flight.clone(),
-        );
-        registry.register(
-            "window",
-            "Deliveries that may be in flight at present",
-            self.window.clone(),
-        );
-        registry.register(
-            "attempt_seconds",
-            "Duration of an attempt in seconds",
-            self.attempt_seconds.clone(),
-        );
+        registry.register("dead_letters", "Dead letters confirmed by the broker, by reason", self.dead_letters.clone());
+        registry.register("in_flight", "Deliveries taken and not yet settled", self.in_flight.clone());
+        registry.register("window", "Deliveries that may be in flight at present", self.window.clone());
+        registry.register("attempt_seconds", "Duration of an attempt in seconds", self.attempt_seconds.clone());
     }
 
     /// The totals so far.
@@ -183,8 +131,6 @@ impl Metrics {
     }
 
     pub(crate) fn dead_letter(&self, reason: Reason) -> Counter {
-        self.dead_letters.get_or_create_owned(&ReasonLabel {
-            reason: reason.as_str(),
-        })
+        self.dead_letters.get_or_create_owned(&ReasonLabel { reason: reason.as_str() })
     }
 }

@@ -28,10 +28,7 @@ pub(crate) async fn record(shared: &Shared, hold: &Hold, record: &Record) -> Rec
             Ok(()) => return Recorded::Yes,
             Err(StoreError::Fenced) => {
                 shared.metrics.fenced.inc();
-                warn!(
-                    key = hold.key.as_str(),
-                    "the claim was taken over: its record is refused"
-                );
+                warn!(key = hold.key.as_str(), "the claim was taken over: its record is refused");
                 return Recorded::Fenced;
             }
             Err(error @ StoreError::Unavailable(_)) => {

@@ -93,10 +93,7 @@ impl Engine {
         info!(in_flight = shared.lane().len(), "draining");
         let drained = drain(&shared, reader.as_mut(), &work, &work_sender, workers).await;
         drop((keepalive, requeue));
-        if tokio::time::timeout(FLUSH_TIMEOUT, shared.settler.flush())
-            .await
-            .is_err()
-        {
+        if tokio::time::timeout(FLUSH_TIMEOUT, shared.settler.flush()).await.is_err() {
             warn!("the broker did not confirm the last settlements in time");
         }
         drained

@@ -31,10 +31,7 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "one call, from the engine's own constructor, of its parts"
-    )]
+    #[expect(clippy::too_many_arguments, reason = "one call, from the engine's own constructor, of its parts")]
     pub(crate) fn new(
         policy: Policy,
         settler: Arc<dyn Settler>,
@@ -78,9 +75,7 @@ impl Shared {
 
     /// Registers a delivery: in the lane, and, when it is new, in the window.
     pub(crate) fn begin(&self, delivery: &Delivery) -> Begun {
-        let begun = self
-            .lane()
-            .begin(delivery.position, delivery.receipt.clone(), delivery.received_at);
+        let begun = self.lane().begin(delivery.position, delivery.receipt.clone(), delivery.received_at);
         if begun == Begun::New {
             self.window().take(delivery.size());
             self.metrics.in_flight.inc();

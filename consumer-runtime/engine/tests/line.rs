@@ -41,31 +41,17 @@ struct Bench {
 }
 
 fn consumer() -> ConsumerName {
-    ConsumerName {
-        namespace: "shop".to_owned(),
-        name: "emails".to_owned(),
-    }
+    ConsumerName { namespace: "shop".to_owned(), name: "emails".to_owned() }
 }
 
 fn policy() -> Policy {
-    let pauses = Backoff {
-        initial: Duration::from_millis(100),
-        max: Duration::from_secs(1),
-        jitter_percent: 0,
-    };
-    let backoff = Backoff {
-        initial: Duration::from_millis(500),
-        max: Duration::from_secs(60),
-        jitter_percent: 20,
-    };
+    let pauses = Backoff { initial: Duration::from_millis(100), max: Duration::from_secs(1), jitter_percent: 0 };
+    let backoff = Backoff { initial: Duration::from_millis(500), max: Duration::from_secs(60), jitter_percent: 20 };
     Policy {
         consumer: consumer(),
         workers: 4,
         routing: Routing::default(),
-        retry: RetryPolicy {
-            max_attempts: 3,
-            backoff,
-        },
+        retry: RetryPolicy { max_attempts: 3, backoff },
         attempt_timeout: Duration::from_secs(20),
         lease: Duration::from_secs(30),
         drain_timeout: Duration::from_secs(25),
@@ -120,11 +106,7 @@ impl Bench {
         let watching = async {
             let deadline = tokio::time::Instant::now() + Duration::from_secs(3600);
             while !done(self) {
-                assert!(
-                    tokio::time::Instant::now() < deadline,
-                    "not done within an hour: {:?}",
-                    self.metrics.totals()
-                );
+                assert!(tokio::time::Instant::now() < deadline, "not done within an hour: {:?}", self.metrics.totals());
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
             stop.send(()).unwrap();
@@ -205,10 +187,7 @@ async fn a_bad_message_is_dead_lettered_at_its_first_delivery_with_its_bytes_and
     let reasons: Vec<_> = letters.iter().map(|letter| letter.reason).collect();
     assert_eq!(reasons, [Reason::Undecodable, Reason::TooLarge]);
     let letter = letters.first().unwrap();
-    assert_eq!(
-        (&letter.payload, &letter.headers, letter.attempts),
-        (&payload, &headers, 1)
-    );
+    assert_eq!((&letter.payload, &letter.headers, letter.attempts), (&payload, &headers, 1));
     assert_eq!(letter.consumer, "shop/emails");
 }
 
@@ -256,11 +235,7 @@ async fn a_panic_and_a_hang_are_failed_attempts_whose_effect_is_uncertain() {
     let mut effects = bench.handler.effects();
     effects.sort_unstable();
     assert_eq!(effects, ["hangs", "panics"]);
-    assert_eq!(
-        bench.metrics.totals().possible_duplicates,
-        2,
-        "each second attempt may have repeated an effect"
-    );
+    assert_eq!(bench.metrics.totals().possible_duplicates, 2, "each second attempt may have repeated an effect");
 }
 
 #[tokio::test(start_paused = true)]
@@ -269,9 +244,7 @@ async fn an_event_that_kills_its_process_is_dead_lettered_without_another_attemp
     let event = sample::event("killer");
     // Three processes have claimed it and died: their claims have ended and were never recorded.
     let record = Record {
-        state: State::Claimed {
-            until: jiff::Timestamp::UNIX_EPOCH,
-        },
+        state: State::Claimed { until: jiff::Timestamp::UNIX_EPOCH },
         attempts: 3,
         uncertain: 2,
         first_failure: None,
@@ -281,19 +254,11 @@ async fn an_event_that_kills_its_process_is_dead_lettered_without_another_attemp
         let sequence = bench.publish("killer");
         assert_eq!(sequence, 1);
         // The key depends on the source, which is the stream of the broker under test.
-        millrace_events::Event {
-            source: "jetstream://MEMORY".to_owned(),
-            ..event
-        }
+        millrace_events::Event { source: "jetstream://MEMORY".to_owned(), ..event }
     };
     let key = Key::new(&consumer(), &origin_event);
-    let wish = millrace_core::claim::Wish {
-        fingerprint: &record.fingerprint,
-        lease: Duration::from_secs(1),
-    };
-    let Claim::Claimed(claim) = bench.store.claim(&key, &wish).await.unwrap() else {
-        panic!()
-    };
+    let wish = millrace_core::claim::Wish { fingerprint: &record.fingerprint, lease: Duration::from_secs(1) };
+    let Claim::Claimed(claim) = bench.store.claim(&key, &wish).await.unwrap() else { panic!() };
     bench.store.end(&key, &claim, &record).await.unwrap();
 
     bench.run_until_settled().await;
@@ -326,11 +291,7 @@ async fn without_the_store_there_is_no_effect_no_attempt_is_spent_and_nothing_is
     assert_eq!(bench.handler.attempts(), 0);
     assert!(bench.store.claim_faults.failed() > 0);
     assert!(!bench.health.is_ready());
-    assert_eq!(
-        bench.metrics.totals().deliveries,
-        *fetched.lock().unwrap(),
-        "fetching went on"
-    );
+    assert_eq!(bench.metrics.totals().deliveries, *fetched.lock().unwrap(), "fetching went on");
 
     bench.store.claim_faults.fail_next(0);
     bench.store.ping_faults.fail_next(0);
@@ -362,12 +323,7 @@ async fn an_original_is_not_settled_before_its_dead_letter_is_confirmed() {
 
     assert_eq!(bench.broker.dead_letter_faults.failed(), 7);
     assert_eq!(bench.broker.dead_letters().len(), 1);
-    let done = bench
-        .broker
-        .settlements()
-        .iter()
-        .filter(|(_, settlement)| *settlement == Settlement::Done)
-        .count();
+    let done = bench.broker.settlements().iter().filter(|(_, settlement)| *settlement == Settlement::Done).count();
     assert_eq!(done, 1);
 }
 
@@ -412,10 +368,7 @@ async fn a_drain_gives_up_at_its_deadline_and_says_so() {
     let bench = Bench::jetstream();
     bench.handler.script("1", [Step::Hang]);
     bench.publish("1");
-    let short = Policy {
-        drain_timeout: Duration::from_secs(3),
-        ..policy()
-    };
+    let short = Policy { drain_timeout: Duration::from_secs(3), ..policy() };
 
     let drained = bench.run_until(short, |bench| bench.handler.attempts() == 1).await;
 
@@ -442,10 +395,7 @@ async fn on_a_broker_that_keeps_nothing_retries_wait_here_and_a_drain_finishes_e
 async fn other_types_are_acked_and_counted_and_left_alone() {
     let bench = Bench::jetstream();
     bench.publish("1");
-    let only_payments = Policy {
-        routing: Routing::new(["PaymentProcessed".to_owned()]),
-        ..policy()
-    };
+    let only_payments = Policy { routing: Routing::new(["PaymentProcessed".to_owned()]), ..policy() };
 
     bench.run_until(only_payments, |bench| bench.broker.is_settled()).await;
 
@@ -458,16 +408,11 @@ async fn an_id_that_is_used_for_another_event_is_a_conflict() {
     let bench = Bench::jetstream();
     bench.publish("1");
     bench.run_until_settled().await;
-    let other = String::from_utf8(sample::order("1").to_vec())
-        .unwrap()
-        .replace("25.0", "99.0");
+    let other = String::from_utf8(sample::order("1").to_vec()).unwrap().replace("25.0", "99.0");
     bench.broker.publish(Headers::new(), other);
 
     bench.run_until_settled().await;
 
     assert_eq!(bench.handler.effects(), ["1"]);
-    assert_eq!(
-        bench.broker.dead_letters().first().unwrap().reason,
-        Reason::IdempotencyConflict
-    );
+    assert_eq!(bench.broker.dead_letters().first().unwrap().reason, Reason::IdempotencyConflict);
 }

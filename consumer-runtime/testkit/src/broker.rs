@@ -88,15 +88,7 @@ impl MemoryBroker {
         state.next_sequence += 1;
         let sequence = state.next_sequence;
         let phase = Phase::Ready(self.clock.monotonic());
-        state.messages.insert(
-            sequence,
-            Message {
-                headers,
-                payload: payload.into(),
-                delivered: 0,
-                phase,
-            },
-        );
+        state.messages.insert(sequence, Message { headers, payload: payload.into(), delivered: 0, phase });
         self.news.notify_one();
         sequence
     }
@@ -113,10 +105,7 @@ impl MemoryBroker {
 
     /// Whether every message is settled.
     pub fn is_settled(&self) -> bool {
-        self.state()
-            .messages
-            .values()
-            .all(|message| message.phase == Phase::Settled)
+        self.state().messages.values().all(|message| message.phase == Phase::Settled)
     }
 
     /// How often a message was delivered.
@@ -243,9 +232,7 @@ impl Settler for MemoryBroker {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities {
-            ack_wait: self.ack_wait,
-        }
+        Capabilities { ack_wait: self.ack_wait }
     }
 }
 

@@ -23,11 +23,7 @@ impl FaultPlan {
 
     /// Lets `skip` calls pass and fails the `count` calls after them.
     pub fn fail_after(&self, skip: u32, count: u32) {
-        *self.steps.lock().unwrap() = Steps {
-            skip,
-            fail: count,
-            failed: 0,
-        };
+        *self.steps.lock().unwrap() = Steps { skip, fail: count, failed: 0 };
     }
 
     /// How many calls have failed since the plan was made. A test that injects faults checks that they happened.

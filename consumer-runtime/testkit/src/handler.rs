@@ -41,10 +41,7 @@ pub enum Step {
 impl LedgerHandler {
     /// Scripts the next calls for the event with this id. After them the calls succeed.
     pub fn script(&self, id: &str, steps: impl IntoIterator<Item = Step>) {
-        self.script
-            .lock()
-            .unwrap()
-            .insert(id.to_owned(), steps.into_iter().collect());
+        self.script.lock().unwrap().insert(id.to_owned(), steps.into_iter().collect());
     }
 
     /// The effects so far, as event ids in order.

@@ -33,22 +33,14 @@ pub struct NatsServerOptions {
 impl NatsServer {
     /// Starts a server with JetStream.
     pub async fn jetstream() -> Self {
-        Self::start(NatsServerOptions {
-            jetstream: true,
-            ..NatsServerOptions::default()
-        })
-        .await
+        Self::start(NatsServerOptions { jetstream: true, ..NatsServerOptions::default() }).await
     }
 
     /// Starts a server and waits until it answers.
     pub async fn start(options: NatsServerOptions) -> Self {
         let data = TempDir::new().unwrap();
-        let mut server = Self {
-            port: free_port(),
-            data,
-            options,
-            process: None,
-        };
+        // The server chooses the port and writes it down: one chosen here might be taken by the time it is used.
+        let mut server = Self { port: 0, data, options, process: None };
         server.restart().await;
         server
     }
@@ -72,15 +64,11 @@ impl NatsServer {
         let config = self.data.path().join("server.conf");
         std::fs::write(&config, self.options.config).unwrap();
         let mut command = Command::new(binary());
-        command
-            .args(["--addr", "127.0.0.1", "--port", &self.port.to_string()])
-            .arg("--config")
-            .arg(&config);
+        let port = if self.port == 0 { "-1".to_owned() } else { self.port.to_string() };
+        command.arg("--ports_file_dir").arg(self.data.path());
+        command.args(["--addr", "127.0.0.1", "--port", &port]).arg("--config").arg(&config);
         if self.options.jetstream {
-            command
-                .arg("--jetstream")
-                .arg("--store_dir")
-                .arg(self.data.path().join("store"));
+            command.arg("--jetstream").arg("--store_dir").arg(self.data.path().join("store"));
         }
         if let Some((user, password)) = self.options.user {
             command.args(["--user", user, "--pass", password]);
@@ -92,16 +80,23 @@ impl NatsServer {
 
     async fn wait_until_it_answers(&mut self) {
         let deadline = Instant::now() + Duration::from_secs(10);
-        while TcpStream::connect(("127.0.0.1", self.port)).await.is_err() {
-            assert!(
-                Instant::now() < deadline,
-                "nats-server does not answer on port {}",
-                self.port
-            );
+        while self.port == 0 || TcpStream::connect(("127.0.0.1", self.port)).await.is_err() {
+            self.port = if self.port == 0 { self.chosen_port().unwrap_or_default() } else { self.port };
+            assert!(Instant::now() < deadline, "nats-server does not answer on port {}", self.port);
             let ended = self.process.as_mut().and_then(|process| process.try_wait().unwrap());
             assert!(ended.is_none(), "nats-server ended at once: {ended:?}");
             sleep(Duration::from_millis(5)).await;
         }
+    }
+}
+
+impl NatsServer {
+    /// The port that the server has written down.
+    fn chosen_port(&self) -> Option<u16> {
+        let pid = self.process.as_ref()?.id();
+        let file = std::fs::read(self.data.path().join(format!("nats-server_{pid}.ports"))).ok()?;
+        let ports: serde_json::Value = serde_json::from_slice(&file).ok()?;
+        ports["nats"][0].as_str()?.rsplit(':').next()?.parse().ok()
     }
 }
 
@@ -113,11 +108,7 @@ impl Drop for NatsServer {
 
 /// A port that nobody listens on.
 pub fn free_port() -> u16 {
-    TcpListener::bind(("127.0.0.1", 0))
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port()
+    TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port()
 }
 
 fn binary() -> PathBuf {
@@ -129,15 +120,9 @@ pub fn tool(name: &str, variable: &str) -> PathBuf {
     if let Some(path) = env::var_os(variable) {
         return path.into();
     }
-    let cache = env::var_os("MILLRACE_CACHE").map_or_else(
-        || PathBuf::from(env::var_os("HOME").unwrap_or_default()).join(".cache/millrace"),
-        PathBuf::from,
-    );
+    let cache = env::var_os("MILLRACE_CACHE")
+        .map_or_else(|| PathBuf::from(env::var_os("HOME").unwrap_or_default()).join(".cache/millrace"), PathBuf::from);
     let path = cache.join("bin").join(name);
-    assert!(
-        path.exists(),
-        "{name} not found at {}: run deploy/tools/get {name}",
-        path.display()
-    );
+    assert!(path.exists(), "{name} not found at {}: run deploy/tools/get {name}", path.display());
     path
 }

@@ -86,7 +86,7 @@ pub async fn connect(options: &ConnectionOptions, health: &Arc<Health>) -> Conne
 }
 
 async fn try_connect(options: &ConnectionOptions, health: &Arc<Health>) -> Result<Connection, Trouble> {
-    let (generation_sender, generation) = watch::channel(0);
+    let (generation_sender, mut generation) = watch::channel(0);
     let refusal = Arc::new(Mutex::new(None));
     let (reconnect, health, seen_refusal) = (options.reconnect, Arc::clone(health), Arc::clone(&refusal));
     let mut connect_options = ConnectOptions::new()
@@ -106,16 +106,10 @@ async fn try_connect(options: &ConnectionOptions, health: &Arc<Health>) -> Resul
     if let Some(auth) = &options.auth {
         connect_options = auth.apply(connect_options)?;
     }
-    let client = connect_options
-        .connect(options.servers.as_slice())
-        .await
-        .map_err(|error| trouble(options, &error))?;
-    Ok(Connection {
-        client,
-        request_timeout: options.request_timeout,
-        generation,
-        refusal,
-    })
+    let client = connect_options.connect(options.servers.as_slice()).await.map_err(|error| trouble(options, &error))?;
+    // The first connection is no news to whoever uses it.
+    generation.wait_for(|generation| *generation > 0).await.expect("the client holds the sender with its callback");
+    Ok(Connection { client, request_timeout: options.request_timeout, generation, refusal })
 }
 
 fn on_event(event: &Event, generation: &watch::Sender<u64>, health: &Health, refusal: &Mutex<Option<String>>) {
@@ -154,17 +148,13 @@ fn trouble(options: &ConnectionOptions, error: &async_nats::ConnectError) -> Tro
         ConnectErrorKind::Authentication | ConnectErrorKind::AuthorizationViolation => Trouble::new(
             TroubleReason::Unauthorized,
             match &options.auth {
-                Some(auth) => format!(
-                    "{servers} refuses the credentials of secret {:?}; correct it",
-                    auth.name
-                ),
+                Some(auth) => format!("{servers} refuses the credentials of secret {:?}; correct it", auth.name),
                 None => format!("{servers} refuses an anonymous connection; set authSecretRef"),
             },
         ),
-        ConnectErrorKind::Dns => Trouble::new(
-            TroubleReason::Unreachable,
-            format!("no address is known for {servers}; check broker servers"),
-        ),
+        ConnectErrorKind::Dns => {
+            Trouble::new(TroubleReason::Unreachable, format!("no address is known for {servers}; check broker servers"))
+        }
         ConnectErrorKind::ServerParse
         | ConnectErrorKind::TimedOut
         | ConnectErrorKind::Tls

@@ -56,10 +56,7 @@ pub async fn subscribe(
     let failed = |error: String| Trouble::new(TroubleReason::Failing, format!("failed to subscribe: {error}"));
     let mut messages = SelectAll::new();
     for subject in &options.subjects {
-        let subscription = connection
-            .client
-            .queue_subscribe(subject.clone(), options.queue_group.clone())
-            .await;
+        let subscription = connection.client.queue_subscribe(subject.clone(), options.queue_group.clone()).await;
         messages.push(subscription.map_err(|error| failed(error.to_string()))?);
     }
     connection.round_trip().await.map_err(failed)?;
@@ -72,12 +69,7 @@ pub async fn subscribe(
         taken: 0,
         leaving: false,
     };
-    Ok((
-        reader,
-        CoreSettler {
-            connection: connection.clone(),
-        },
-    ))
+    Ok((reader, CoreSettler { connection: connection.clone() }))
 }
 
 impl CoreReader {

@@ -49,17 +49,11 @@ impl AuthSecret {
     }
 
     fn lacks(&self, key: &str) -> Trouble {
-        Trouble::new(
-            TroubleReason::SecretMissing,
-            format!("secret {:?} has no key {key:?}; add it", self.name),
-        )
+        Trouble::new(TroubleReason::SecretMissing, format!("secret {:?} has no key {key:?}; add it", self.name))
     }
 
     fn invalid(&self, problem: &str) -> Trouble {
-        Trouble::new(
-            TroubleReason::SecretInvalid,
-            format!("secret {:?} cannot be used: {problem}", self.name),
-        )
+        Trouble::new(TroubleReason::SecretInvalid, format!("secret {:?} cannot be used: {problem}", self.name))
     }
 
     fn read(&self, key: &str) -> Result<Option<String>, Trouble> {

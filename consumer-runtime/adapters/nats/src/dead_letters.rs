@@ -37,11 +37,7 @@ impl JetStreamDeadLetters {
     pub fn new(connection: Connection, options: DeadLetterOptions) -> Self {
         let mut context = jetstream::new(connection.client.clone());
         context.set_timeout(connection.request_timeout);
-        Self {
-            connection,
-            context,
-            options,
-        }
+        Self { connection, context, options }
     }
 }
 
@@ -57,11 +53,7 @@ impl DeadLetters for JetStreamDeadLetters {
     async fn publish(&self, dead_letter: &DeadLetter) -> Result<(), DeadLetterError> {
         let (headers, payload) = encode(&self.connection, &self.options, dead_letter);
         let subject = self.options.subject.clone();
-        let ack = self
-            .context
-            .publish_with_headers(subject, headers, payload)
-            .await
-            .map_err(failed)?;
+        let ack = self.context.publish_with_headers(subject, headers, payload).await.map_err(failed)?;
         ack.await.map(drop).map_err(failed)
     }
 }
@@ -71,10 +63,7 @@ impl DeadLetters for CoreDeadLetters {
     async fn publish(&self, dead_letter: &DeadLetter) -> Result<(), DeadLetterError> {
         let (headers, payload) = encode(&self.connection, &self.options, dead_letter);
         let client = &self.connection.client;
-        client
-            .publish_with_headers(self.options.subject.clone(), headers, payload)
-            .await
-            .map_err(failed)?;
+        client.publish_with_headers(self.options.subject.clone(), headers, payload).await.map_err(failed)?;
         self.connection.round_trip().await.map_err(failed)
     }
 }

@@ -43,22 +43,14 @@ impl SourceUnderTest for Source {
         for (name, value) in headers.iter() {
             map.append(name, std::str::from_utf8(value).unwrap());
         }
-        self.publisher
-            .publish_with_headers("orders.placed", map, payload)
-            .await
-            .unwrap();
+        self.publisher.publish_with_headers("orders.placed", map, payload).await.unwrap();
         self.publisher.flush().await.unwrap();
     }
 
     async fn open(&self) -> (Box<dyn Reader>, Arc<dyn Settler>) {
-        let options = CoreOptions {
-            subjects: vec!["orders.*".to_owned()],
-            queue_group: "emails".to_owned(),
-        };
+        let options = CoreOptions { subjects: vec!["orders.*".to_owned()], queue_group: "emails".to_owned() };
         let clock: Arc<dyn Clock> = Arc::new(StoppedClock);
-        let (reader, settler) = subscribe(&self.connection, &options, &clock, &self.health)
-            .await
-            .unwrap();
+        let (reader, settler) = subscribe(&self.connection, &options, &clock, &self.health).await.unwrap();
         (Box::new(reader), Arc::new(settler))
     }
 }
@@ -72,21 +64,12 @@ async fn the_source_keeps_the_contract() {
         auth: None,
         name: "test".to_owned(),
         request_timeout: Duration::from_secs(1),
-        reconnect: Backoff {
-            initial: Duration::from_millis(50),
-            max: Duration::from_secs(1),
-            jitter_percent: 0,
-        },
+        reconnect: Backoff { initial: Duration::from_millis(50), max: Duration::from_secs(1), jitter_percent: 0 },
     };
     let connection = connect(&options, &health).await;
     let publisher = async_nats::connect(server.url()).await.unwrap();
 
-    source::run(&Source {
-        publisher,
-        connection,
-        health: Arc::clone(&health),
-    })
-    .await;
+    source::run(&Source { publisher, connection, health: Arc::clone(&health) }).await;
 
     assert!(health.is_ready());
 }

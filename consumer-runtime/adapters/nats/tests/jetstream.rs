@@ -41,11 +41,8 @@ fn clock() -> Arc<dyn Clock> {
     Arc::new(WallClock(std::time::Instant::now()))
 }
 
-const PAUSES: Backoff = Backoff {
-    initial: Duration::from_millis(50),
-    max: Duration::from_millis(500),
-    jitter_percent: 20,
-};
+const PAUSES: Backoff =
+    Backoff { initial: Duration::from_millis(50), max: Duration::from_millis(500), jitter_percent: 20 };
 
 fn connection_options(url: String, auth: Option<AuthSecret>) -> ConnectionOptions {
     ConnectionOptions {
@@ -92,12 +89,7 @@ async fn replica(server: &NatsServer) -> Replica {
     let health = Arc::new(Health::starting([Part::Broker]));
     let connection = connect(&connection_options(server.url(), None), &health).await;
     let source = set_up(&connection, &options(), PAUSES, &clock(), &health).await;
-    Replica {
-        connection,
-        health,
-        reader: Box::new(source.reader),
-        settler: Arc::new(source.settler),
-    }
+    Replica { connection, health, reader: Box::new(source.reader), settler: Arc::new(source.settler) }
 }
 
 struct Source {
@@ -112,12 +104,7 @@ impl SourceUnderTest for Source {
         for (name, value) in headers.iter() {
             map.append(name, std::str::from_utf8(value).unwrap());
         }
-        self.context
-            .publish_with_headers("orders.placed", map, payload)
-            .await
-            .unwrap()
-            .await
-            .unwrap();
+        self.context.publish_with_headers("orders.placed", map, payload).await.unwrap().await.unwrap();
     }
 
     async fn open(&self) -> (Box<dyn Reader>, Arc<dyn Settler>) {
@@ -136,15 +123,10 @@ async fn the_source_keeps_the_contract() {
 
 async fn take_one(replica: &mut Replica, patience: Duration) -> Option<Bytes> {
     let deadline = tokio::time::Instant::now() + patience;
-    let budget = Budget {
-        messages: 10,
-        bytes: 1_000_000,
-    };
+    let budget = Budget { messages: 10, bytes: 1_000_000 };
     loop {
         // An error is a pause for the engine; here the next call follows at once, which is harder.
-        let batch = tokio::time::timeout_at(deadline, replica.reader.next_batch(budget))
-            .await
-            .ok()?;
+        let batch = tokio::time::timeout_at(deadline, replica.reader.next_batch(budget)).await.ok()?;
         if let Some(delivery) = batch.ok().and_then(|batch| batch.into_iter().next()) {
             let settled = replica.settler.settle(&delivery.receipt, Settlement::Done).await;
             return settled.ok().map(|()| delivery.payload);
@@ -172,16 +154,8 @@ async fn three_replicas_go_on_within_five_seconds_of_a_servers_crash() {
     let publisher = jetstream::new(async_nats::connect(server.url()).await.unwrap());
     for replica in &mut replicas {
         // Each replica in turn is the only one that asks, so each must have come back by itself.
-        publisher
-            .publish("orders.placed", "x".into())
-            .await
-            .unwrap()
-            .await
-            .unwrap();
-        assert_eq!(
-            take_one(replica, Duration::from_secs(5)).await,
-            Some(Bytes::from_static(b"x"))
-        );
+        publisher.publish("orders.placed", "x".into()).await.unwrap().await.unwrap();
+        assert_eq!(take_one(replica, Duration::from_secs(5)).await, Some(Bytes::from_static(b"x")));
         assert!(replica.health.is_ready(), "{:?}", replica.health.troubles());
         while replica.reader.rest().await.is_some() {}
     }
@@ -196,17 +170,9 @@ async fn a_durable_that_is_deleted_is_made_again() {
 
     let stream = context.get_stream("ORDERS").await.unwrap();
     stream.delete_consumer("emails").await.unwrap();
-    context
-        .publish("orders.placed", "x".into())
-        .await
-        .unwrap()
-        .await
-        .unwrap();
+    context.publish("orders.placed", "x".into()).await.unwrap().await.unwrap();
 
-    assert_eq!(
-        take_one(&mut replica, Duration::from_secs(10)).await,
-        Some(Bytes::from_static(b"x"))
-    );
+    assert_eq!(take_one(&mut replica, Duration::from_secs(10)).await, Some(Bytes::from_static(b"x")));
 }
 
 fn dead_letter(payload: Bytes) -> DeadLetter {
@@ -237,16 +203,10 @@ async fn a_dead_letter_is_in_its_stream_once_when_it_is_published_twice_and_one_
     let server = NatsServer::jetstream().await;
     let context = make_streams(&server).await;
     let replica = replica(&server).await;
-    let options = DeadLetterOptions {
-        subject: "dlq.emails".to_owned(),
-        max_bytes: 100_000,
-    };
+    let options = DeadLetterOptions { subject: "dlq.emails".to_owned(), max_bytes: 100_000 };
     let dead_letters = JetStreamDeadLetters::new(replica.connection.clone(), options);
 
-    let (small, large) = (
-        dead_letter(Bytes::from_static(b"{")),
-        dead_letter(vec![b'x'; 200_000].into()),
-    );
+    let (small, large) = (dead_letter(Bytes::from_static(b"{")), dead_letter(vec![b'x'; 200_000].into()));
     for _ in 0..2 {
         dead_letters.publish(&small).await.unwrap();
     }
@@ -255,18 +215,9 @@ async fn a_dead_letter_is_in_its_stream_once_when_it_is_published_twice_and_one_
     let message = stream.get_raw_message(1).await.unwrap();
     assert_eq!(message.payload, small.payload);
 
-    dead_letters
-        .publish(&DeadLetter {
-            id: "other".to_owned(),
-            ..large
-        })
-        .await
-        .unwrap();
+    dead_letters.publish(&DeadLetter { id: "other".to_owned(), ..large }).await.unwrap();
     let message = stream.get_raw_message(2).await.unwrap();
-    assert_eq!(
-        message.headers.get("millrace-payload-bytes").unwrap().as_str(),
-        "200000"
-    );
+    assert_eq!(message.headers.get("millrace-payload-bytes").unwrap().as_str(), "200000");
 }
 
 /// The trouble that a set-up ends in, seen while it goes on trying.
@@ -305,25 +256,15 @@ async fn a_set_up_that_cannot_work_says_what_to_do() {
     assert_eq!(reason, TroubleReason::Unreachable);
     assert!(message.contains("127.0.0.1:1"), "{message}");
 
-    let (reason, _) = trouble(
-        connection_options("nats://no-such-host.invalid:4222".to_owned(), None),
-        options(),
-    )
-    .await;
+    let (reason, _) = trouble(connection_options("nats://no-such-host.invalid:4222".to_owned(), None), options()).await;
     assert_eq!(reason, TroubleReason::Unreachable);
 
-    let missing = JetStreamOptions {
-        stream: Some("NOPE".to_owned()),
-        ..options()
-    };
+    let missing = JetStreamOptions { stream: Some("NOPE".to_owned()), ..options() };
     let (reason, message) = trouble(reachable(), missing).await;
     assert_eq!(reason, TroubleReason::StreamNotFound);
     assert!(message.contains("\"NOPE\""), "{message}");
 
-    let uncovered = JetStreamOptions {
-        dead_letter_subject: "nowhere".to_owned(),
-        ..options()
-    };
+    let uncovered = JetStreamOptions { dead_letter_subject: "nowhere".to_owned(), ..options() };
     let (reason, _) = trouble(reachable(), uncovered).await;
     assert_eq!(reason, TroubleReason::DeadLetterStreamNotFound);
 }
@@ -337,10 +278,7 @@ async fn credentials_that_are_missing_or_wrong_are_told_apart() {
     })
     .await;
     let mount = std::env::temp_dir().join(format!("millrace-secret-{}", std::process::id()));
-    let secret = AuthSecret {
-        name: "nats-creds".to_owned(),
-        directory: mount.clone(),
-    };
+    let secret = AuthSecret { name: "nats-creds".to_owned(), directory: mount.clone() };
     let with_secret = || connection_options(server.url(), Some(secret.clone()));
 
     let (reason, message) = trouble(connection_options(server.url(), None), options()).await;

@@ -84,21 +84,12 @@ impl JetStreamKvStore {
             ));
         }
         let time = ServerTime::new(client, &format!("KV_{}", options.bucket), clock);
-        Ok(Self {
-            bucket,
-            time,
-            unsure: Mutex::default(),
-        })
+        Ok(Self { bucket, time, unsure: Mutex::default() })
     }
 
     /// The entry of a key, with its revision; revision 0 where there is none.
     async fn read(&self, key: &Key) -> Result<(Option<Record>, u64), StoreError> {
-        let Some(entry) = self
-            .bucket
-            .entry(key.as_str())
-            .await
-            .map_err(|error| unavailable(&error))?
-        else {
+        let Some(entry) = self.bucket.entry(key.as_str()).await.map_err(|error| unavailable(&error))? else {
             return Ok((None, 0));
         };
         let record = serde_json::from_slice(&entry.value)
@@ -133,11 +124,7 @@ impl JetStreamKvStore {
     fn without_own_claim(&self, key: &Key, record: Record) -> Record {
         let unsure = self.unsure.lock().unwrap_or_else(PoisonError::into_inner);
         if unsure.get(key) == Some(&record) {
-            return Record {
-                state: State::Released,
-                attempts: record.attempts.saturating_sub(1),
-                ..record
-            };
+            return Record { state: State::Released, attempts: record.attempts.saturating_sub(1), ..record };
         }
         record
     }
@@ -153,26 +140,17 @@ async fn create(context: &jetstream::Context, options: &BucketOptions) -> Result
         num_replicas: options.replicas,
         ..kv::Config::default()
     };
-    context
-        .create_key_value(config)
-        .await
-        .map_err(|error| match error.kind() {
-            CreateKeyValueErrorKind::BucketCreate => Trouble::new(
-                TroubleReason::BucketConflict,
-                format!(
-                    "bucket {:?} cannot be made: {error}; correct idempotency.store.jetStreamKV",
-                    options.bucket
-                ),
-            ),
-            _ => failing(options, &error),
-        })
+    context.create_key_value(config).await.map_err(|error| match error.kind() {
+        CreateKeyValueErrorKind::BucketCreate => Trouble::new(
+            TroubleReason::BucketConflict,
+            format!("bucket {:?} cannot be made: {error}; correct idempotency.store.jetStreamKV", options.bucket),
+        ),
+        _ => failing(options, &error),
+    })
 }
 
 fn failing(options: &BucketOptions, error: &dyn std::fmt::Display) -> Trouble {
-    Trouble::new(
-        TroubleReason::Failing,
-        format!("failed to open bucket {:?}: {error}", options.bucket),
-    )
+    Trouble::new(TroubleReason::Failing, format!("failed to open bucket {:?}: {error}", options.bucket))
 }
 
 fn unavailable(error: &dyn std::fmt::Display) -> StoreError {

@@ -39,12 +39,7 @@ struct Entry {
 impl MemoryStore {
     /// An empty store that remembers at most `max_entries` events, ended ones for at most `retention`.
     pub fn new(clock: Arc<dyn Clock>, max_entries: usize, retention: Duration) -> Self {
-        Self {
-            clock,
-            max_entries,
-            retention,
-            entries: Mutex::default(),
-        }
+        Self { clock, max_entries, retention, entries: Mutex::default() }
     }
 
     fn entries(&self) -> MutexGuard<'_, Entries> {
@@ -53,9 +48,7 @@ impl MemoryStore {
 
     /// The store's time: monotonic, counted from the beginning of the calendar's epoch.
     fn now(&self) -> Timestamp {
-        Timestamp::UNIX_EPOCH
-            .checked_add(self.clock.monotonic().0)
-            .unwrap_or(Timestamp::MAX)
+        Timestamp::UNIX_EPOCH.checked_add(self.clock.monotonic().0).unwrap_or(Timestamp::MAX)
     }
 }
 
@@ -75,13 +68,7 @@ impl Entries {
 
     fn put(&mut self, key: &Key, record: Record) -> u64 {
         self.last_token += 1;
-        self.by_key.insert(
-            key.clone(),
-            Entry {
-                token: self.last_token,
-                record,
-            },
-        );
+        self.by_key.insert(key.clone(), Entry { token: self.last_token, record });
         self.last_token
     }
 }
@@ -94,10 +81,7 @@ impl IdempotencyStore for MemoryStore {
         let full = entries.by_key.len() >= self.max_entries;
         let existing = entries.by_key.get(key).map(|entry| &entry.record);
         if full && existing.is_none() {
-            return Err(StoreError::Unavailable(format!(
-                "all {} entries are claimed",
-                self.max_entries
-            )));
+            return Err(StoreError::Unavailable(format!("all {} entries are claimed", self.max_entries)));
         }
         Ok(match judge(existing, wish, self.now()) {
             Verdict::Claim(record) => {

@@ -30,12 +30,7 @@ struct Info {
 
 impl ServerTime {
     pub(crate) fn new(client: Client, stream: &str, clock: Arc<dyn Clock>) -> Self {
-        Self {
-            client,
-            subject: format!("$JS.API.STREAM.INFO.{stream}"),
-            clock,
-            reading: Mutex::new(None),
-        }
+        Self { client, subject: format!("$JS.API.STREAM.INFO.{stream}"), clock, reading: Mutex::new(None) }
     }
 
     /// The server's time. It may lag behind by the time that the answer took, which makes a claim end later and never
@@ -46,9 +41,7 @@ impl ServerTime {
             Some((server, local)) if self.clock.monotonic().since(local) < READING_LIFETIME => (server, local),
             Some(_) | None => self.read().await?,
         };
-        Ok(server
-            .checked_add(self.clock.monotonic().since(local))
-            .unwrap_or(Timestamp::MAX))
+        Ok(server.checked_add(self.clock.monotonic().since(local)).unwrap_or(Timestamp::MAX))
     }
 
     /// Reads the server's clock. Also tells whether the store answers.

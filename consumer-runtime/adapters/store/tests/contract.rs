@@ -52,19 +52,10 @@ fn wall_clock() -> Arc<dyn Clock> {
 }
 
 fn key(id: &str) -> Key {
-    Key::new(
-        &ConsumerName {
-            namespace: "shop".to_owned(),
-            name: "emails".to_owned(),
-        },
-        &sample::event(id),
-    )
+    Key::new(&ConsumerName { namespace: "shop".to_owned(), name: "emails".to_owned() }, &sample::event(id))
 }
 
-const WISH: Wish<'static> = Wish {
-    fingerprint: "a",
-    lease: Duration::from_secs(30),
-};
+const WISH: Wish<'static> = Wish { fingerprint: "a", lease: Duration::from_secs(30) };
 
 #[tokio::test]
 async fn the_memory_store_keeps_the_contract() {
@@ -91,22 +82,14 @@ async fn the_jetstream_store_keeps_the_contract() {
 async fn a_full_memory_store_forgets_ended_events_and_never_a_claim() {
     let clock = Arc::new(ManualClock::default());
     let store = MemoryStore::new(clock, 2, RETENTION);
-    let Claim::Claimed(first) = store.claim(&key("1"), &WISH).await.unwrap() else {
-        panic!()
-    };
+    let Claim::Claimed(first) = store.claim(&key("1"), &WISH).await.unwrap() else { panic!() };
     store.claim(&key("2"), &WISH).await.unwrap();
 
     let refused = store.claim(&key("3"), &WISH).await;
     assert!(matches!(refused, Err(StoreError::Unavailable(_))), "{refused:?}");
 
-    store
-        .end(&key("1"), &first, &first.ended(millrace_core::claim::State::Done))
-        .await
-        .unwrap();
-    assert!(matches!(
-        store.claim(&key("3"), &WISH).await.unwrap(),
-        Claim::Claimed(_)
-    ));
+    store.end(&key("1"), &first, &first.ended(millrace_core::claim::State::Done)).await.unwrap();
+    assert!(matches!(store.claim(&key("3"), &WISH).await.unwrap(), Claim::Claimed(_)));
     assert!(matches!(store.claim(&key("2"), &WISH).await.unwrap(), Claim::Busy(_)));
 }
 
@@ -114,9 +97,7 @@ async fn a_full_memory_store_forgets_ended_events_and_never_a_claim() {
 async fn claims_outlive_a_crash_of_the_server_and_an_outage_is_an_error() {
     let mut server = NatsServer::jetstream().await;
     let store = open(&server, wall_clock()).await;
-    let Claim::Claimed(claim) = store.claim(&key("1"), &WISH).await.unwrap() else {
-        panic!()
-    };
+    let Claim::Claimed(claim) = store.claim(&key("1"), &WISH).await.unwrap() else { panic!() };
 
     server.kill();
     let refused = store.claim(&key("2"), &WISH).await;
@@ -128,10 +109,7 @@ async fn claims_outlive_a_crash_of_the_server_and_an_outage_is_an_error() {
         assert!(tokio::time::Instant::now() < deadline, "the store does not come back");
     }
     assert!(matches!(store.claim(&key("1"), &WISH).await.unwrap(), Claim::Busy(_)));
-    store
-        .end(&key("1"), &claim, &claim.ended(millrace_core::claim::State::Done))
-        .await
-        .unwrap();
+    store.end(&key("1"), &claim, &claim.ended(millrace_core::claim::State::Done)).await.unwrap();
     assert_eq!(store.claim(&key("1"), &WISH).await.unwrap(), Claim::Settled);
 }
 
@@ -140,19 +118,10 @@ async fn a_bucket_that_forgets_too_early_is_refused_with_what_to_do() {
     let server = NatsServer::jetstream().await;
     open(&server, wall_clock()).await;
     let client = async_nats::connect(server.url()).await.unwrap();
-    let longer = BucketOptions {
-        retention: RETENTION * 2,
-        ..options()
-    };
+    let longer = BucketOptions { retention: RETENTION * 2, ..options() };
 
-    let Err(trouble) = JetStreamKvStore::open(client, &longer, wall_clock()).await else {
-        panic!("accepted")
-    };
+    let Err(trouble) = JetStreamKvStore::open(client, &longer, wall_clock()).await else { panic!("accepted") };
 
     assert_eq!(trouble.reason, TroubleReason::BucketConflict);
-    assert!(
-        trouble.message.contains("3600 s") && trouble.message.contains("7200"),
-        "{}",
-        trouble.message
-    );
+    assert!(trouble.message.contains("3600 s") && trouble.message.contains("7200"), "{}", trouble.message);
 }

@@ -36,14 +36,8 @@ pub async fn run(source: &dyn SourceUnderTest) {
 }
 
 async fn read(reader: &mut dyn Reader, messages: u32) -> Vec<Delivery> {
-    let budget = Budget {
-        messages,
-        bytes: 1_000_000,
-    };
-    tokio::time::timeout(PATIENCE, reader.next_batch(budget))
-        .await
-        .expect("nothing was delivered in time")
-        .unwrap()
+    let budget = Budget { messages, bytes: 1_000_000 };
+    tokio::time::timeout(PATIENCE, reader.next_batch(budget)).await.expect("nothing was delivered in time").unwrap()
 }
 
 async fn read_exactly(reader: &mut dyn Reader, messages: u32) -> Vec<Delivery> {
@@ -65,9 +59,7 @@ async fn leave(reader: &mut dyn Reader) -> Vec<Delivery> {
 }
 
 async fn publish(source: &dyn SourceUnderTest, payload: &'static str) {
-    source
-        .publish(Headers::new(), Bytes::from_static(payload.as_bytes()))
-        .await;
+    source.publish(Headers::new(), Bytes::from_static(payload.as_bytes())).await;
 }
 
 async fn a_message_arrives_as_it_was_published(source: &dyn SourceUnderTest) {
@@ -128,10 +120,7 @@ async fn a_retry_comes_after_its_delay_and_not_before(source: &dyn SourceUnderTe
     let delay = Duration::from_millis(700);
     let asked_at = tokio::time::Instant::now();
 
-    settler
-        .settle(&first.receipt, Settlement::RetryAfter(delay))
-        .await
-        .unwrap();
+    settler.settle(&first.receipt, Settlement::RetryAfter(delay)).await.unwrap();
     let again = read_exactly(reader.as_mut(), 1).await.remove(0);
 
     assert!(asked_at.elapsed() >= delay, "came after {:?}", asked_at.elapsed());
@@ -146,17 +135,16 @@ async fn what_is_handed_back_at_a_stop_reaches_the_next_replica_at_once(source: 
     }
     let mut taken = read(leaving.as_mut(), 20).await;
     taken.extend(leave(leaving.as_mut()).await);
+    assert_eq!(taken.len(), 20);
     for delivery in &taken {
-        settler
-            .settle(&delivery.receipt, Settlement::RetryAfter(Duration::ZERO))
-            .await
-            .unwrap();
+        settler.settle(&delivery.receipt, Settlement::RetryAfter(Duration::ZERO)).await.unwrap();
     }
     settler.flush().await.unwrap();
 
     let (mut next, settler) = source.open().await;
     let started = tokio::time::Instant::now();
     for delivery in read_exactly(next.as_mut(), 20).await {
+        assert_eq!(delivery.delivered_count, 2, "handed back once, delivered again once");
         settler.settle(&delivery.receipt, Settlement::Done).await.unwrap();
     }
     assert!(

@@ -14,10 +14,7 @@ use crate::sample;
 /// The lease that the suite claims with.
 pub const LEASE: Duration = Duration::from_secs(2);
 
-const WISH: Wish<'static> = Wish {
-    fingerprint: "a",
-    lease: LEASE,
-};
+const WISH: Wish<'static> = Wish { fingerprint: "a", lease: LEASE };
 
 /// Runs the suite. `wait` lets time pass for the store: by moving its clock, or by waiting.
 pub async fn run<F: Future<Output = ()>>(store: &dyn IdempotencyStore, wait: impl Fn(Duration) -> F) {
@@ -31,20 +28,13 @@ pub async fn run<F: Future<Output = ()>>(store: &dyn IdempotencyStore, wait: imp
 }
 
 fn key(name: &str) -> Key {
-    let consumer = ConsumerName {
-        namespace: "contract".to_owned(),
-        name: uuid(name),
-    };
+    let consumer = ConsumerName { namespace: "contract".to_owned(), name: uuid(name) };
     Key::new(&consumer, &sample::event("1"))
 }
 
 /// A name that no earlier run against the same store has used.
 fn uuid(name: &str) -> String {
-    format!(
-        "{name}-{}-{}",
-        std::process::id(),
-        jiff::Timestamp::now().as_nanosecond()
-    )
+    format!("{name}-{}-{}", std::process::id(), jiff::Timestamp::now().as_nanosecond())
 }
 
 async fn claimed(store: &dyn IdempotencyStore, key: &Key) -> Claimed {
@@ -60,9 +50,7 @@ async fn a_claim_keeps_others_out_until_it_ends<F: Future<Output = ()>>(
 ) {
     let key = key("busy");
     claimed(store, &key).await;
-    let Claim::Busy(remaining) = store.claim(&key, &WISH).await.unwrap() else {
-        panic!("not busy")
-    };
+    let Claim::Busy(remaining) = store.claim(&key, &WISH).await.unwrap() else { panic!("not busy") };
     assert!(remaining <= LEASE, "{remaining:?}");
 
     wait(LEASE + Duration::from_millis(100)).await;
@@ -103,13 +91,7 @@ async fn a_holder_that_was_taken_over_is_fenced<F: Future<Output = ()>>(
 
     assert!(matches!(refused, Err(StoreError::Fenced)), "{refused:?}");
     store.end(&key, &holder, &holder.ended(State::Done)).await.unwrap();
-    let refused = store
-        .end(
-            &key,
-            &zombie,
-            &zombie.record.released(Effect::None, jiff::Timestamp::UNIX_EPOCH),
-        )
-        .await;
+    let refused = store.end(&key, &zombie, &zombie.record.released(Effect::None, jiff::Timestamp::UNIX_EPOCH)).await;
     assert!(matches!(refused, Err(StoreError::Fenced)), "{refused:?}");
     assert_eq!(store.claim(&key, &WISH).await.unwrap(), Claim::Settled);
 }
@@ -125,10 +107,7 @@ async fn an_end_that_is_repeated_is_accepted(store: &dyn IdempotencyStore) {
 async fn another_event_with_the_same_id_is_a_conflict(store: &dyn IdempotencyStore) {
     let key = key("conflict");
     claimed(store, &key).await;
-    let other = Wish {
-        fingerprint: "b",
-        lease: LEASE,
-    };
+    let other = Wish { fingerprint: "b", lease: LEASE };
     assert_eq!(store.claim(&key, &other).await.unwrap(), Claim::Conflict);
 }
 
@@ -147,16 +126,9 @@ async fn of_many_who_race_exactly_one_wins(store: &dyn IdempotencyStore) {
                 }
             }
         }
-        if pending {
-            std::task::Poll::Pending
-        } else {
-            std::task::Poll::Ready(())
-        }
+        if pending { std::task::Poll::Pending } else { std::task::Poll::Ready(()) }
     })
     .await;
-    let winners = answers
-        .iter()
-        .filter(|answer| matches!(answer, Some(Claim::Claimed(_))))
-        .count();
+    let winners = answers.iter().filter(|answer| matches!(answer, Some(Claim::Claimed(_)))).count();
     assert_eq!(winners, 1, "{answers:?}");
 }

@@ -51,11 +51,7 @@ impl Pulls {
         if self.outstanding > room.messages / 2 {
             return None;
         }
-        let batch = if self.oversized {
-            1
-        } else {
-            room.messages.saturating_sub(self.outstanding)
-        };
+        let batch = if self.oversized { 1 } else { room.messages.saturating_sub(self.outstanding) };
         if batch == 0 || (self.oversized && self.outstanding > 0) {
             return None;
         }
@@ -63,12 +59,7 @@ impl Pulls {
         self.oversized = false;
         self.outstanding = self.outstanding.saturating_add(batch);
         self.silent_since = now;
-        Some(Pull {
-            batch,
-            max_bytes,
-            expires: EXPIRES,
-            idle_heartbeat: HEARTBEAT,
-        })
+        Some(Pull { batch, max_bytes, expires: EXPIRES, idle_heartbeat: HEARTBEAT })
     }
 
     /// A delivery came.
@@ -90,9 +81,7 @@ impl Pulls {
         if status == StatusCode::IDLE_HEARTBEAT {
             return Status::Waiting;
         }
-        self.outstanding = self
-            .outstanding
-            .saturating_sub(pending(headers).unwrap_or(self.outstanding));
+        self.outstanding = self.outstanding.saturating_sub(pending(headers).unwrap_or(self.outstanding));
         if status == StatusCode::NO_RESPONDERS || description.contains("Consumer Deleted") {
             return Status::NoConsumer;
         }
@@ -151,11 +140,7 @@ mod tests {
         assert_eq!(pulls.next(room(100), NOW), None, "all of it is outstanding");
         (0..60).for_each(|_| pulls.delivered(NOW));
         assert_eq!(pulls.next(room(40), NOW), None, "what came fills the room");
-        assert_eq!(
-            pulls.next(room(100), NOW).unwrap().batch,
-            60,
-            "what was settled makes room"
-        );
+        assert_eq!(pulls.next(room(100), NOW).unwrap().batch, 60, "what was settled makes room");
     }
 
     #[test]

@@ -46,15 +46,7 @@ struct Subscription {
 
 impl JetStreamReader {
     pub(crate) fn new(durable: Durable, stream: String, clock: Arc<dyn Clock>, health: Arc<Health>) -> Self {
-        Self {
-            durable,
-            stream,
-            clock,
-            health,
-            subscription: None,
-            pulls: Pulls::default(),
-            check_durable: false,
-        }
+        Self { durable, stream, clock, health, subscription: None, pulls: Pulls::default(), check_durable: false }
     }
 
     /// Subscribes, if that is not done, and makes the durable again, if it may be gone.
@@ -69,10 +61,7 @@ impl JetStreamReader {
         if self.subscription.is_none() {
             let client = &self.durable.connection.client;
             let inbox = client.new_inbox();
-            let messages = client
-                .subscribe(inbox.clone())
-                .await
-                .map_err(|error| ReadError(error.to_string()))?;
+            let messages = client.subscribe(inbox.clone()).await.map_err(|error| ReadError(error.to_string()))?;
             self.subscription = Some(Subscription { inbox, messages });
         }
         Ok(())
@@ -85,10 +74,7 @@ impl JetStreamReader {
         let Some(pull) = self.pulls.next(budget, self.clock.monotonic()) else {
             return Ok(());
         };
-        let subject = format!(
-            "$JS.API.CONSUMER.MSG.NEXT.{}.{}",
-            self.stream, self.durable.options.durable
-        );
+        let subject = format!("$JS.API.CONSUMER.MSG.NEXT.{}.{}", self.stream, self.durable.options.durable);
         let request = serde_json::to_vec(&pull).map_err(|error| ReadError(error.to_string()))?;
         let inbox = subscription.inbox.clone();
         self.durable
@@ -103,9 +89,7 @@ impl JetStreamReader {
     fn read(&mut self, message: Message) -> Result<Option<Delivery>, ReadError> {
         let now = self.clock.monotonic();
         if let Some(status) = message.status {
-            let status = self
-                .pulls
-                .status(status, message.description.as_deref(), message.headers.as_ref(), now);
+            let status = self.pulls.status(status, message.description.as_deref(), message.headers.as_ref(), now);
             if status == Status::NoConsumer {
                 warn!(status = ?message.status, "nobody serves the durable");
                 self.check_durable = true;
@@ -146,6 +130,8 @@ impl Reader for JetStreamReader {
                     let message = "the broker has missed two heartbeats";
                     warn!(message);
                     self.health.fails(Part::Broker, Trouble::new(TroubleReason::Failing, message));
+                    // The server may still know the pull: without an inbox nothing comes of it.
+                    self.subscription = None;
                     self.pulls.forget();
                     self.check_durable = true;
                     continue;
@@ -169,11 +155,7 @@ impl Reader for JetStreamReader {
                 let Some(subscription) = &mut self.subscription else {
                     break;
                 };
-                next = if full {
-                    None
-                } else {
-                    subscription.messages.next().now_or_never().flatten()
-                };
+                next = if full { None } else { subscription.messages.next().now_or_never().flatten() };
             }
             self.health.works(Part::Broker);
             if !batch.is_empty() {
@@ -188,9 +170,7 @@ impl Reader for JetStreamReader {
         while self.pulls.are_outstanding() {
             let patience = self.pulls.patience(self.clock.monotonic());
             let subscription = self.subscription.as_mut()?;
-            let message = tokio::time::timeout(patience, subscription.messages.next())
-                .await
-                .ok()??;
+            let message = tokio::time::timeout(patience, subscription.messages.next()).await.ok()??;
             match self.read(message) {
                 Ok(Some(delivery)) => return Some(vec![delivery]),
                 Ok(None) => {}
@@ -235,11 +215,7 @@ struct Coordinates {
 impl Coordinates {
     fn parse(reply: &str) -> Option<Self> {
         let tokens: Vec<&str> = reply.strip_prefix("$JS.ACK.")?.split('.').collect();
-        let tokens = if tokens.len() == 7 {
-            tokens.as_slice()
-        } else {
-            tokens.get(2..)?
-        };
+        let tokens = if tokens.len() == 7 { tokens.as_slice() } else { tokens.get(2..)? };
         Some(Self {
             stream: (*tokens.first()?).to_owned(),
             delivered: tokens.get(2)?.parse().ok()?,
@@ -254,20 +230,10 @@ mod tests {
 
     #[test]
     fn both_forms_of_the_reply_subject_are_read() {
-        let expected = Some(Coordinates {
-            stream: "ORDERS".to_owned(),
-            delivered: 3,
-            stream_sequence: 100,
-        });
+        let expected = Some(Coordinates { stream: "ORDERS".to_owned(), delivered: 3, stream_sequence: 100 });
 
-        assert_eq!(
-            Coordinates::parse("$JS.ACK.ORDERS.emails.3.100.7.1700000000000000000.42"),
-            expected
-        );
-        assert_eq!(
-            Coordinates::parse("$JS.ACK._.hash.ORDERS.emails.3.100.7.1700000000000000000.42.token"),
-            expected
-        );
+        assert_eq!(Coordinates::parse("$JS.ACK.ORDERS.emails.3.100.7.1700000000000000000.42"), expected);
+        assert_eq!(Coordinates::parse("$JS.ACK._.hash.ORDERS.emails.3.100.7.1700000000000000000.42.token"), expected);
         assert_eq!(Coordinates::parse("_INBOX.x"), None);
     }
 }

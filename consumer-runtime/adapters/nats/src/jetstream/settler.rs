@@ -25,11 +25,7 @@ impl JetStreamSettler {
     }
 
     async fn publish(&self, receipt: &Receipt, payload: Bytes) -> Result<(), SettleError> {
-        self.connection
-            .client
-            .publish(receipt.0.clone(), payload)
-            .await
-            .map_err(|error| SettleError(error.to_string()))
+        self.connection.client.publish(receipt.0.clone(), payload).await.map_err(|error| SettleError(error.to_string()))
     }
 }
 
@@ -40,14 +36,10 @@ impl Settler for JetStreamSettler {
             // With a reply subject the server confirms an ack. That finds a lost one; it is no proof that the server
             // will remember it, so every delivery is checked against the store.
             Settlement::Done => {
-                let confirmed = self
-                    .connection
-                    .client
-                    .request(receipt.0.clone(), Bytes::from_static(b"+ACK"))
-                    .await;
+                let confirmed = self.connection.client.request(receipt.0.clone(), Bytes::from_static(b"+ACK")).await;
                 confirmed.map(drop).map_err(|error| SettleError(error.to_string()))
             }
-            // A delay of zero would wait for the server's next look at its timers, up to the ack wait.
+            // Without a delay the server delivers it again at once.
             Settlement::RetryAfter(Duration::ZERO) => self.publish(receipt, Bytes::from_static(b"-NAK")).await,
             // The delay is given here and never by the server's own back-off, which would be added to it.
             Settlement::RetryAfter(delay) => {
@@ -63,8 +55,6 @@ impl Settler for JetStreamSettler {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities {
-            ack_wait: Some(self.ack_wait),
-        }
+        Capabilities { ack_wait: Some(self.ack_wait) }
     }
 }

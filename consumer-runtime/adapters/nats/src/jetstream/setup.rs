@@ -68,10 +68,7 @@ pub async fn set_up(
     clock: &Arc<dyn Clock>,
     health: &Arc<Health>,
 ) -> JetStreamSource {
-    let durable = Durable {
-        connection: connection.clone(),
-        options: options.clone(),
-    };
+    let durable = Durable { connection: connection.clone(), options: options.clone() };
     let mut failures = 0;
     loop {
         match durable.prepare().await {
@@ -130,16 +127,13 @@ impl Durable {
         let Some(subject) = self.options.subjects.first() else {
             return Err(Trouble::new(TroubleReason::StreamNotFound, "no subject is given"));
         };
-        context
-            .stream_by_subject(subject)
-            .await
-            .map_err(|error| match error.kind() {
-                GetStreamByNameErrorKind::NotFound => {
-                    let message = format!("no stream covers subject {subject:?}; create one, or correct subjects");
-                    Trouble::new(TroubleReason::StreamNotFound, message)
-                }
-                _ => self.failing("failed to look up the stream", &error),
-            })
+        context.stream_by_subject(subject).await.map_err(|error| match error.kind() {
+            GetStreamByNameErrorKind::NotFound => {
+                let message = format!("no stream covers subject {subject:?}; create one, or correct subjects");
+                Trouble::new(TroubleReason::StreamNotFound, message)
+            }
+            _ => self.failing("failed to look up the stream", &error),
+        })
     }
 
     async fn check_dead_letter_stream(&self, context: &jetstream::Context) -> Result<(), Trouble> {
@@ -198,17 +192,12 @@ impl Durable {
     }
 
     pub(crate) fn failing(&self, what: &str, error: &(dyn std::error::Error + 'static)) -> Trouble {
-        self.connection
-            .trouble_or(Trouble::new(TroubleReason::Failing, format!("{what}: {error}")))
+        self.connection.trouble_or(Trouble::new(TroubleReason::Failing, format!("{what}: {error}")))
     }
 }
 
 /// Whether an error code of the server speaks of its own state and not of what was asked.
 fn is_outage(code: ErrorCode) -> bool {
-    [
-        ErrorCode::JETSTREAM_NOT_ENABLED,
-        ErrorCode::INSUFFICIENT_RESOURCES,
-        ErrorCode::CLUSTER_NOT_AVAILABLE,
-    ]
-    .contains(&code)
+    [ErrorCode::JETSTREAM_NOT_ENABLED, ErrorCode::INSUFFICIENT_RESOURCES, ErrorCode::CLUSTER_NOT_AVAILABLE]
+        .contains(&code)
 }
