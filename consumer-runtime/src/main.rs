@@ -1,3 +1,94 @@
-//! The shared runtime of all EventConsumers.
+//! The shared runtime of all EventConsumers: reads its configuration, wires the parts that it names, consumes until it
+//! is told to stop, and says by its exit code how that went.
 
-fn main() {}
+mod admin;
+mod args;
+mod report;
+mod signals;
+mod telemetry;
+mod wire;
+
+use std::{process::ExitCode, sync::Arc};
+
+use clap::Parser as _;
+use millrace_engine::Drained;
+use tracing::{error, info};
+
+use crate::{args::Args, report::Reporter, wire::Parts};
+
+/// Exit code for a drain that its deadline cut.
+const EXIT_CUT: u8 = 1;
+
+/// Exit code for a configuration that cannot be used: `EX_CONFIG` of sysexits.h.
+const EXIT_CONFIG: u8 = 78;
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    telemetry::init(args.log_format, &args.log_level);
+    let config = match args.config() {
+        Ok(config) => config,
+        Err(problem) => {
+            error!(problem, "the configuration cannot be used");
+            return ExitCode::from(EXIT_CONFIG);
+        }
+    };
+    // One consumer waits on its network most of the time: two threads keep a small pod small.
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    match runtime {
+        Ok(runtime) => runtime.block_on(run(args, config)),
+        Err(error) => {
+            error!(%error, "failed to start the async runtime");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(args: Args, config: millrace_config::RuntimeConfig) -> ExitCode {
+    let consumer = format!("{}/{}", config.consumer.namespace, config.consumer.name);
+    info!(version = env!("CARGO_PKG_VERSION"), consumer, "starting");
+    let stop = match signals::watch() {
+        Ok(stop) => stop,
+        Err(error) => {
+            error!(%error, "failed to watch for signals");
+            return ExitCode::FAILURE;
+        }
+    };
+    let parts = match Parts::new(config, args.secrets_dir.clone()) {
+        Ok(parts) => parts,
+        Err(problem) => {
+            error!(problem, "the configuration cannot be used");
+            return ExitCode::from(EXIT_CONFIG);
+        }
+    };
+    let reporter = Arc::new(Reporter::new(&parts));
+    if let Err(error) = admin::serve(args.listen, Arc::clone(&reporter), parts.registry()).await {
+        error!(%error, address = %args.listen, "failed to listen");
+        return ExitCode::FAILURE;
+    }
+    let engine = tokio::select! {
+        biased;
+        () = stop.requested() => {
+            info!("stopped before the first event");
+            return ExitCode::SUCCESS;
+        }
+        engine = parts.connect(&reporter) => engine,
+    };
+    reporter.running();
+    let draining = Arc::clone(&reporter);
+    let drained = engine
+        .run(async move {
+            stop.requested().await;
+            draining.draining();
+        })
+        .await;
+    match drained {
+        Drained::Clean { handed_back } => {
+            info!(handed_back, "drained clean");
+            ExitCode::SUCCESS
+        }
+        Drained::Cut { unsettled } => {
+            error!(unsettled, "the drain was cut at its deadline: the broker delivers again what was at work");
+            ExitCode::from(EXIT_CUT)
+        }
+    }
+}

@@ -56,7 +56,7 @@ impl RuntimeConfig {
             }
             Store { jet_stream_kv: Some(_), memory: None } | Store { jet_stream_kv: None, memory: Some(_) } => {}
             Store { .. } => {
-                problems.push(Problem::new("idempotency.store", "set exactly one of jetStreamKV and memory"))
+                problems.push(Problem::new("idempotency.store", "set exactly one of jetStreamKV and memory"));
             }
         }
     }

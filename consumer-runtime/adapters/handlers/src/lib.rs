@@ -1,1 +1,19 @@
-//! The handlers: log, email and analytics.
+//! What is done with an event: a log line, an e-mail, a sum.
+
+mod analytics;
+mod email;
+mod log;
+
+pub use crate::{
+    analytics::{AnalyticsHandler, Totals as AnalyticsTotals},
+    email::{EmailHandler, EmailOptions, InvalidSender},
+    log::{LogHandler, LogLevel},
+};
+
+use millrace_core::outcome::Outcome;
+use millrace_events::{Event, ShopEvent};
+
+/// Reads an event as one of the shop's, or says how its attempt ends.
+fn shop_event(event: &Event) -> Result<ShopEvent, Outcome> {
+    ShopEvent::from_event(event).map_err(|error| Outcome::permanent(error.reason(), error.to_string()))
+}

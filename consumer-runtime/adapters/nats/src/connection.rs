@@ -43,6 +43,11 @@ pub struct Connection {
 }
 
 impl Connection {
+    /// The client, for stores that live on the same servers.
+    pub fn client(&self) -> Client {
+        self.client.clone()
+    }
+
     /// Returns when the server has read everything sent so far. The client library's own flush returns when it is
     /// written to the socket.
     ///

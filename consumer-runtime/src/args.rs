@@ -1,0 +1,49 @@
+//! The command line.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use clap::{Parser, ValueEnum};
+use millrace_config::RuntimeConfig;
+
+/// The shared runtime of all EventConsumers.
+#[derive(Debug, Parser)]
+#[command(version)]
+pub(crate) struct Args {
+    /// The configuration file, as the operator renders it.
+    #[arg(long, env = "MILLRACE_CONFIG", default_value = "/etc/millrace/config.yaml")]
+    config: PathBuf,
+
+    /// Where Secrets are mounted: `broker` and `smtp`, with a file for each key.
+    #[arg(long, env = "MILLRACE_SECRETS_DIR", default_value = "/etc/millrace/secrets")]
+    pub(crate) secrets_dir: PathBuf,
+
+    /// Where /livez, /readyz, /metrics and /status are served.
+    #[arg(long, env = "MILLRACE_LISTEN", default_value = "0.0.0.0:8080")]
+    pub(crate) listen: SocketAddr,
+
+    /// Form of the log lines.
+    #[arg(long, env = "MILLRACE_LOG_FORMAT", value_enum, default_value_t = LogFormat::Json)]
+    pub(crate) log_format: LogFormat,
+
+    /// Which log lines are written: a level, or a tracing filter such as `info,millrace_nats=debug`.
+    #[arg(long, env = "MILLRACE_LOG", default_value = "info")]
+    pub(crate) log_level: String,
+}
+
+/// Form of the log lines.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum LogFormat {
+    /// One JSON object a line.
+    Json,
+    /// For people.
+    Text,
+}
+
+impl Args {
+    /// Reads the configuration file.
+    pub(crate) fn config(&self) -> Result<RuntimeConfig, String> {
+        let path = self.config.display();
+        let text = std::fs::read_to_string(&self.config).map_err(|error| format!("failed to read {path}: {error}"))?;
+        millrace_config::load(&text).map_err(|error| format!("{path}: {error}"))
+    }
+}

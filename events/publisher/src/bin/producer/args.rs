@@ -1,0 +1,62 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::Parser;
+
+/// Publishes a stream of a shop's events: orders, shipments and payments, some twice, some poisonous.
+#[derive(Debug, Parser)]
+#[command(name = "producer", version)]
+pub(crate) struct Args {
+    /// URL of the NATS server.
+    #[arg(long, env = "NATS_URL", default_value = "nats://127.0.0.1:4222")]
+    pub(crate) server: String,
+
+    /// Messages in all, duplicates and poison included.
+    #[arg(long, default_value_t = 1000)]
+    pub(crate) count: u32,
+
+    /// Messages a second; 0: as fast as the broker confirms.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) rate: u32,
+
+    /// The same seed gives the same events.
+    #[arg(long, default_value_t = 1)]
+    pub(crate) seed: u64,
+
+    /// Share of messages that are an earlier event once more.
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=50))]
+    pub(crate) duplicates_percent: u32,
+
+    /// Messages that no consumer can handle, of five kinds in turn.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) poison: u32,
+
+    /// Most messages published and not yet confirmed.
+    #[arg(long, default_value_t = 256)]
+    pub(crate) window: usize,
+
+    /// Creates the streams ORDERS (orders.>, payments.>) and DLQ (dlq.>) where they do not exist.
+    #[arg(long)]
+    pub(crate) create_streams: bool,
+
+    /// Publishes to NATS core instead of JetStream.
+    #[arg(long)]
+    pub(crate) core: bool,
+
+    /// User, where the server wants one.
+    #[arg(long, env = "NATS_USER", requires = "password")]
+    pub(crate) user: Option<String>,
+
+    /// Password, where the server wants one.
+    #[arg(long, env = "NATS_PASSWORD", requires = "user")]
+    pub(crate) password: Option<String>,
+
+    /// Writes the summary as JSON to this file.
+    #[arg(long)]
+    pub(crate) summary: Option<PathBuf>,
+
+    /// Prints the summary as JSON on the last but one line, for whoever reads the output from afar.
+    #[arg(long)]
+    pub(crate) summary_json: bool,
+}
