@@ -1,0 +1,214 @@
+//! `EventConsumer`: what a user writes.
+
+use std::collections::BTreeMap;
+
+use kube::{CustomResource, KubeSchema};
+use millrace_config::{Broker, Delivery, Handler, Idempotency};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::status::EventConsumerStatus;
+
+/// Consumes events from a broker and handles each of them, with its effect once.
+#[derive(Clone, CustomResource, Debug, Deserialize, KubeSchema, PartialEq, Serialize)]
+#[kube(
+    group = "millrace.dev",
+    version = "v1alpha1",
+    kind = "EventConsumer",
+    namespaced,
+    shortname = "evc",
+    category = "millrace",
+    doc = "Consumes events from a broker and handles each of them, with its effect once.",
+    derive = "PartialEq",
+    status = "EventConsumerStatus",
+    scale(
+        spec_replicas_path = ".spec.replicas",
+        status_replicas_path = ".status.replicas",
+        label_selector_path = ".status.selector"
+    ),
+    printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
+    printcolumn(name = "Broker", type_ = "string", json_path = ".status.broker"),
+    printcolumn(name = "Handler", type_ = "string", json_path = ".status.handler"),
+    printcolumn(name = "Replicas", type_ = "integer", json_path = ".status.readyReplicas"),
+    printcolumn(name = "Guarantee", type_ = "string", json_path = ".status.deliveryGuarantee"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(
+        name = "Reason",
+        type_ = "string",
+        priority = 1,
+        json_path = ".status.conditions[?(@.type==\"Ready\")].reason"
+    ),
+    printcolumn(name = "Subjects", type_ = "string", priority = 1, json_path = ".spec.subjects"),
+    validation = Rule::new("self.metadata.name.matches('^[a-z0-9]([-a-z0-9]{0,48}[a-z0-9])?$')")
+        .message("metadata.name must be a DNS label of at most 50 characters: it names the Deployment and, with the namespace, the queue group")
+)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("has(self.broker.jetStream) != has(self.broker.nats)")
+        .message("broker must have exactly one of jetStream and nats"),
+    validation = Rule::new("(has(self.handler.log) ? 1 : 0) + (has(self.handler.email) ? 1 : 0) + (has(self.handler.analytics) ? 1 : 0) == 1")
+        .message("handler must have exactly one of log, email and analytics"),
+    validation = Rule::new("!has(self.idempotency.store) || has(self.idempotency.store.jetStreamKV) != has(self.idempotency.store.memory)")
+        .message("idempotency.store must have exactly one of jetStreamKV and memory"),
+    validation = Rule::new("!has(self.idempotency.store) || self.idempotency.mode != 'None'")
+        .message("idempotency.store has no use with mode None: remove it or use mode Claim"),
+    validation = Rule::new("!has(self.idempotency.store) || !has(self.idempotency.store.jetStreamKV) || has(self.broker.jetStream)")
+        .message("idempotency.store.jetStreamKV needs broker.jetStream: use memory with broker.nats"),
+    validation = Rule::new("has(self.delivery.deadLetter)")
+        .message("delivery.deadLetter must say where dead letters go, for example {subject: dlq.orders}"),
+    validation = Rule::new("!has(self.delivery.deadLetter) || !self.subjects.exists(s, self.delivery.deadLetter.subject.matches('^' + s.replace('.', '[.]').replace('*', '[^.]+').replace('>', '.+') + '$'))")
+        .message("delivery.deadLetter.subject must not match subjects: dead letters would be consumed again"),
+    validation = Rule::new("self.delivery.attemptTimeoutSeconds <= self.drainTimeoutSeconds")
+        .message("delivery.attemptTimeoutSeconds must be at most drainTimeoutSeconds: an attempt must be able to end within a drain"),
+    validation = Rule::new("has(self.broker.jetStream) == has(oldSelf.broker.jetStream)")
+        .message("broker cannot change its kind: delete the EventConsumer and create it again"),
+    validation = Rule::new("(has(self.queueGroup) ? self.queueGroup : '') == (has(oldSelf.queueGroup) ? oldSelf.queueGroup : '')")
+        .message("queueGroup cannot be changed: it names the durable that knows what is done"),
+    validation = Rule::new("!has(self.broker.jetStream) || !has(oldSelf.broker.jetStream) || (has(self.broker.jetStream.stream) ? self.broker.jetStream.stream : '') == (has(oldSelf.broker.jetStream.stream) ? oldSelf.broker.jetStream.stream : '')")
+        .message("broker.jetStream.stream cannot be changed: delete the EventConsumer and create it again"),
+)]
+pub struct EventConsumerSpec {
+    /// Where the events come from.
+    pub broker: Broker,
+
+    /// Subjects to consume, for example `orders.placed`. `*` stands for one token, `>` for all that follow.
+    #[schemars(
+        length(min = 1, max = 32),
+        inner(
+            length(min = 1, max = 128),
+            regex(pattern = r"^(>|([A-Za-z0-9_-]+|[*])([.]([A-Za-z0-9_-]+|[*]))*([.]>)?)$")
+        )
+    )]
+    pub subjects: Vec<String>,
+
+    /// Types of events that are handled, for example `OrderPlaced`. Empty: all. Events of other types are acked, counted
+    /// and left alone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64), inner(length(min = 1, max = 256)))]
+    pub event_types: Vec<String>,
+
+    /// NATS queue group and JetStream durable, which all replicas share. Default: `<namespace>-<name>`. It cannot be
+    /// changed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 128), regex(pattern = r"^[A-Za-z0-9_-]+$"))]
+    pub queue_group: Option<String>,
+
+    /// Concurrent handler calls in each replica. Also bounds how many events a replica takes ahead.
+    #[serde(default = "workers")]
+    #[schemars(range(min = 1, max = 4096))]
+    pub workers: u32,
+
+    /// How a repeated event is recognised.
+    #[serde(default)]
+    pub idempotency: Idempotency,
+
+    /// What is done with each event.
+    pub handler: Handler,
+
+    /// How often and how patiently an event is handled, and where it goes when that was not enough.
+    #[serde(default)]
+    pub delivery: Delivery,
+
+    /// Pods. Behind the scale subresource.
+    #[serde(default = "replicas")]
+    #[schemars(range(min = 0, max = 100))]
+    pub replicas: i32,
+
+    /// Seconds that the work in flight may take after a pod is told to stop. What has not started is handed back at once.
+    #[serde(default = "drain_timeout_seconds")]
+    #[schemars(range(min = 1, max = 3600))]
+    pub drain_timeout_seconds: u32,
+
+    /// Labels, resources and placement of the pods.
+    #[serde(default)]
+    pub template: PodTemplate,
+}
+
+/// Labels, resources and placement of the pods. Image, command, volumes and security settings are the operator's.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct PodTemplate {
+    /// Labels and annotations of the pods.
+    pub metadata: PodMetadata,
+    /// Resources and placement of the pods.
+    pub spec: PodSettings,
+}
+
+/// Labels and annotations of the pods. Those that the operator sets cannot be replaced.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct PodMetadata {
+    /// Labels.
+    #[schemars(extend("maxProperties" = 32))]
+    pub labels: BTreeMap<String, String>,
+    /// Annotations.
+    #[schemars(extend("maxProperties" = 32))]
+    pub annotations: BTreeMap<String, String>,
+}
+
+/// Resources and placement of the pods.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct PodSettings {
+    /// Resources of the one container. Default: requests of 25m CPU and 32Mi memory, a limit of 256Mi memory.
+    pub resources: Resources,
+    /// Labels that a node must have.
+    #[schemars(extend("maxProperties" = 32))]
+    pub node_selector: BTreeMap<String, String>,
+    /// Taints that the pods tolerate.
+    #[schemars(length(max = 32))]
+    pub tolerations: Vec<Toleration>,
+    /// Priority class of the pods.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub priority_class_name: Option<String>,
+}
+
+/// Resources of a container, as Kubernetes quantities.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Resources {
+    /// What the pod is guaranteed, for example `{cpu: 100m, memory: 64Mi}`.
+    #[schemars(extend("maxProperties" = 8))]
+    pub requests: BTreeMap<String, String>,
+    /// What it may use at most.
+    #[schemars(extend("maxProperties" = 8))]
+    pub limits: BTreeMap<String, String>,
+}
+
+/// A taint that the pods tolerate.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Toleration {
+    /// Key of the taint; empty, with operator `Exists`, for all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 316))]
+    pub key: Option<String>,
+    /// `Equal` or `Exists`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = "^(Equal|Exists)$"))]
+    pub operator: Option<String>,
+    /// Value of the taint.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 63))]
+    pub value: Option<String>,
+    /// `NoSchedule`, `PreferNoSchedule` or `NoExecute`; without it all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = "^(NoSchedule|PreferNoSchedule|NoExecute)$"))]
+    pub effect: Option<String>,
+    /// Seconds that a `NoExecute` taint is tolerated.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub toleration_seconds: Option<i64>,
+}
+
+fn workers() -> u32 {
+    16
+}
+
+fn replicas() -> i32 {
+    1
+}
+
+fn drain_timeout_seconds() -> u32 {
+    30
+}

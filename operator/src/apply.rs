@@ -1,0 +1,91 @@
+//! Step 4: makes what is there what it is to be, by server-side apply. What is right already is not written.
+
+use std::fmt::Debug;
+
+use kube::{
+    Api, Client, Resource, ResourceExt as _,
+    api::{Patch, PatchParams},
+    core::NamespaceResourceScope,
+};
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::Value;
+use tracing::info;
+
+use crate::{
+    build::Desired,
+    context::{Context, FIELD_MANAGER, answered},
+    error::Error,
+    fetch::Children,
+    validate::Valid,
+};
+
+/// Applies the children in their order. Safe to repeat, and to stop after any of them.
+pub async fn apply(context: &Context, valid: &Valid, desired: &Desired, children: &Children) -> Result<(), Error> {
+    let client = &context.client;
+    apply_one(client, valid, "ServiceAccount", &desired.service_account, children.service_account.as_ref()).await?;
+    apply_one(client, valid, "ConfigMap", &desired.config_map, children.config_map.as_ref()).await?;
+    let budget = children.pod_disruption_budget.as_ref();
+    apply_one(client, valid, "PodDisruptionBudget", &desired.pod_disruption_budget, budget).await?;
+    apply_one(client, valid, "Deployment", &desired.deployment, children.deployment.as_ref()).await
+}
+
+async fn apply_one<K>(
+    client: &Client,
+    valid: &Valid,
+    kind: &'static str,
+    desired: &K,
+    existing: Option<&K>,
+) -> Result<(), Error>
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned + Serialize,
+{
+    if let Some(existing) = existing {
+        // An object of the same name that somebody else made is never taken over.
+        if !existing.owner_references().iter().any(|owner| owner.uid == valid.owner.uid) {
+            return Err(Error::NotOurs { kind, name: existing.name_any() });
+        }
+        if holds(&serde_json::to_value(existing)?, &serde_json::to_value(desired)?) {
+            return Ok(());
+        }
+    }
+    let api: Api<K> = Api::namespaced(client.clone(), &valid.namespace);
+    let parameters = PatchParams::apply(FIELD_MANAGER).force();
+    answered("apply a child", api.patch(&desired.name_any(), &parameters, &Patch::Apply(desired))).await?;
+    info!(namespace = valid.namespace, name = valid.name, kind, "applied");
+    Ok(())
+}
+
+/// Whether everything that is desired is there. What the API server has added does not count.
+fn holds(existing: &Value, desired: &Value) -> bool {
+    match (existing, desired) {
+        (Value::Object(existing), Value::Object(desired)) => {
+            desired.iter().all(|(key, value)| existing.get(key).is_some_and(|there| holds(there, value)))
+        }
+        (Value::Array(existing), Value::Array(desired)) => {
+            existing.len() == desired.len() && existing.iter().zip(desired).all(|(there, value)| holds(there, value))
+        }
+        (existing, desired) => existing == desired,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_the_api_server_has_added_is_no_reason_to_write() {
+        let desired = json!({"spec": {"containers": [{"name": "a", "args": ["x"]}]}});
+        let existing = json!({"spec": {"containers": [{"name": "a", "args": ["x"], "default": 1}]}, "status": {}});
+        assert!(holds(&existing, &desired));
+
+        for changed in [
+            json!({"spec": {"containers": [{"name": "b", "args": ["x"]}]}}),
+            json!({"spec": {"containers": [{"name": "a", "args": ["x"]}, {"name": "b"}]}}),
+            json!({"spec": {"containers": [{"name": "a"}]}}),
+        ] {
+            assert!(!holds(&changed, &desired), "{changed}");
+        }
+    }
+}

@@ -1,0 +1,222 @@
+//! The pods.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::{
+    api::{
+        apps::v1::{Deployment, DeploymentSpec, DeploymentStrategy, RollingUpdateDeployment},
+        core::v1::{
+            Capabilities, ConfigMap, ConfigMapVolumeSource, Container, ContainerPort, HTTPGetAction,
+            PodSecurityContext, PodSpec, PodTemplateSpec, Probe, ResourceRequirements, SeccompProfile,
+            SecretVolumeSource, SecurityContext, Toleration, Volume, VolumeMount,
+        },
+    },
+    apimachinery::pkg::{
+        api::resource::Quantity,
+        apis::meta::v1::{LabelSelector, ObjectMeta},
+        util::intstr::IntOrString,
+    },
+};
+use millrace_config::SecretRef;
+use sha2::{Digest, Sha256};
+
+use crate::{
+    build::{Settings, config_map, labels, metadata, selector},
+    validate::Valid,
+};
+
+/// Seconds between the end of a drain and the kill: for flushing, and for what the kubelet itself takes.
+const TERMINATION_MARGIN_SECONDS: i64 = 15;
+
+/// The user that the pods run as: `nonroot` of the distroless images.
+const USER: i64 = 65532;
+
+const PORT: i32 = 8080;
+const CONFIG_DIRECTORY: &str = "/etc/millrace";
+const SECRETS_DIRECTORY: &str = "/etc/millrace/secrets";
+
+/// Changes when the configuration does, so that the pods are replaced.
+const CONFIG_HASH_ANNOTATION: &str = "millrace.dev/config-hash";
+
+pub(super) fn build(valid: &Valid, settings: &Settings, config: &ConfigMap) -> Deployment {
+    Deployment {
+        metadata: metadata(valid),
+        spec: DeploymentSpec {
+            replicas: Some(valid.replicas),
+            revision_history_limit: Some(3),
+            selector: LabelSelector { match_labels: Some(selector(&valid.name)), ..LabelSelector::default() },
+            strategy: Some(DeploymentStrategy {
+                type_: Some("RollingUpdate".to_owned()),
+                rolling_update: Some(RollingUpdateDeployment {
+                    max_surge: Some(IntOrString::Int(1)),
+                    max_unavailable: Some(IntOrString::Int(0)),
+                }),
+            }),
+            template: PodTemplateSpec {
+                metadata: Some(pod_metadata(valid, config)),
+                spec: Some(pod_spec(valid, settings)),
+            },
+            ..DeploymentSpec::default()
+        },
+        ..Deployment::default()
+    }
+}
+
+fn pod_metadata(valid: &Valid, config: &ConfigMap) -> ObjectMeta {
+    let mut annotations = valid.template.metadata.annotations.clone();
+    annotations.insert(CONFIG_HASH_ANNOTATION.to_owned(), hash(config));
+    // Ours come last and win.
+    let mut all = valid.template.metadata.labels.clone();
+    all.extend(labels(valid));
+    ObjectMeta { labels: Some(all), annotations: Some(annotations), ..ObjectMeta::default() }
+}
+
+fn pod_spec(valid: &Valid, settings: &Settings) -> PodSpec {
+    let template = &valid.template.spec;
+    let drain = i64::from(valid.config.drain_timeout_seconds);
+    PodSpec {
+        service_account_name: Some(valid.name.clone()),
+        automount_service_account_token: Some(false),
+        enable_service_links: Some(false),
+        termination_grace_period_seconds: Some(drain.saturating_add(TERMINATION_MARGIN_SECONDS)),
+        security_context: Some(PodSecurityContext {
+            run_as_non_root: Some(true),
+            run_as_user: Some(USER),
+            run_as_group: Some(USER),
+            fs_group: Some(USER),
+            seccomp_profile: Some(SeccompProfile { type_: "RuntimeDefault".to_owned(), ..SeccompProfile::default() }),
+            ..PodSecurityContext::default()
+        }),
+        containers: vec![container(valid, settings)],
+        volumes: Some(volumes(valid)),
+        node_selector: some(&template.node_selector),
+        tolerations: (!template.tolerations.is_empty()).then(|| template.tolerations.iter().map(toleration).collect()),
+        priority_class_name: template.priority_class_name.clone(),
+        ..PodSpec::default()
+    }
+}
+
+fn container(valid: &Valid, settings: &Settings) -> Container {
+    let probe = |path: &str, period_seconds, failure_threshold| Probe {
+        http_get: Some(HTTPGetAction {
+            path: Some(path.to_owned()),
+            port: IntOrString::String("http".to_owned()),
+            ..HTTPGetAction::default()
+        }),
+        period_seconds: Some(period_seconds),
+        failure_threshold: Some(failure_threshold),
+        timeout_seconds: Some(2),
+        ..Probe::default()
+    };
+    Container {
+        name: "consumer-runtime".to_owned(),
+        image: Some(settings.runtime_image.clone()),
+        image_pull_policy: Some("IfNotPresent".to_owned()),
+        args: Some(vec![
+            format!("--config={CONFIG_DIRECTORY}/{}", config_map::KEY),
+            format!("--secrets-dir={SECRETS_DIRECTORY}"),
+            format!("--listen=0.0.0.0:{PORT}"),
+        ]),
+        ports: Some(vec![ContainerPort {
+            name: Some("http".to_owned()),
+            container_port: PORT,
+            ..ContainerPort::default()
+        }]),
+        liveness_probe: Some(probe("/livez", 10, 3)),
+        // A part that does not work for a moment is no reason to be taken out.
+        readiness_probe: Some(probe("/readyz", 2, 2)),
+        resources: Some(resources(valid)),
+        security_context: Some(SecurityContext {
+            allow_privilege_escalation: Some(false),
+            read_only_root_filesystem: Some(true),
+            run_as_non_root: Some(true),
+            capabilities: Some(Capabilities { drop: Some(vec!["ALL".to_owned()]), ..Capabilities::default() }),
+            ..SecurityContext::default()
+        }),
+        termination_message_policy: Some("FallbackToLogsOnError".to_owned()),
+        volume_mounts: Some(mounts(valid)),
+        ..Container::default()
+    }
+}
+
+fn resources(valid: &Valid) -> ResourceRequirements {
+    let wanted = &valid.template.spec.resources;
+    let quantities = |wanted: &BTreeMap<String, String>, defaults: &[(&str, &str)]| {
+        let mut all: BTreeMap<_, _> =
+            defaults.iter().map(|(name, quantity)| ((*name).to_owned(), Quantity((*quantity).to_owned()))).collect();
+        all.extend(wanted.iter().map(|(name, quantity)| (name.clone(), Quantity(quantity.clone()))));
+        Some(all)
+    };
+    ResourceRequirements {
+        requests: quantities(&wanted.requests, &[("cpu", "25m"), ("memory", "32Mi")]),
+        limits: quantities(&wanted.limits, &[("memory", "256Mi")]),
+        ..ResourceRequirements::default()
+    }
+}
+
+/// The Secrets of a consumer, with the folder that each is mounted at.
+fn secrets(valid: &Valid) -> impl Iterator<Item = (&'static str, &SecretRef)> {
+    [("broker", valid.broker_secret()), ("smtp", valid.smtp_secret())]
+        .into_iter()
+        .filter_map(|(folder, secret)| secret.map(|secret| (folder, secret)))
+}
+
+fn volumes(valid: &Valid) -> Vec<Volume> {
+    let config = Volume {
+        name: "config".to_owned(),
+        config_map: Some(ConfigMapVolumeSource { name: valid.name.clone(), ..ConfigMapVolumeSource::default() }),
+        ..Volume::default()
+    };
+    let secrets = secrets(valid).map(|(folder, secret)| Volume {
+        name: folder.to_owned(),
+        secret: Some(SecretVolumeSource {
+            secret_name: Some(secret.name.clone()),
+            default_mode: Some(0o440),
+            // A Secret that is missing does not keep the pod from starting: the runtime says that it is missing, and
+            // goes on by itself when it is there. So the operator needs no right to read Secrets.
+            optional: Some(true),
+            ..SecretVolumeSource::default()
+        }),
+        ..Volume::default()
+    });
+    std::iter::once(config).chain(secrets).collect()
+}
+
+fn mounts(valid: &Valid) -> Vec<VolumeMount> {
+    let mount = |name: &str, path: String| VolumeMount {
+        name: name.to_owned(),
+        mount_path: path,
+        read_only: Some(true),
+        ..VolumeMount::default()
+    };
+    let config = VolumeMount {
+        sub_path: Some(config_map::KEY.to_owned()),
+        ..mount("config", format!("{CONFIG_DIRECTORY}/{}", config_map::KEY))
+    };
+    let secrets = secrets(valid).map(|(folder, _)| mount(folder, format!("{SECRETS_DIRECTORY}/{folder}")));
+    std::iter::once(config).chain(secrets).collect()
+}
+
+fn toleration(wanted: &millrace_operator_api::Toleration) -> Toleration {
+    Toleration {
+        key: wanted.key.clone(),
+        operator: wanted.operator.clone(),
+        value: wanted.value.clone(),
+        effect: wanted.effect.clone(),
+        toleration_seconds: wanted.toleration_seconds,
+    }
+}
+
+fn some(map: &BTreeMap<String, String>) -> Option<BTreeMap<String, String>> {
+    (!map.is_empty()).then(|| map.clone())
+}
+
+fn hash(config: &ConfigMap) -> String {
+    let mut hasher = Sha256::new();
+    for (key, value) in config.data.iter().flatten() {
+        hasher.update(key);
+        hasher.update([0]);
+        hasher.update(value);
+    }
+    format!("{:x}", hasher.finalize()).chars().take(16).collect()
+}

@@ -1,0 +1,81 @@
+//! The children of an `EventConsumer`. Pure: no client in here.
+
+mod config_map;
+mod deployment;
+mod pod_disruption_budget;
+mod service_account;
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::{
+    api::{
+        apps::v1::Deployment,
+        core::v1::{ConfigMap, ServiceAccount},
+        policy::v1::PodDisruptionBudget,
+    },
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+};
+
+use crate::{error::Error, validate::Valid};
+
+/// Names the consumer that an object belongs to.
+pub const CONSUMER_LABEL: &str = "millrace.dev/consumer";
+
+/// What is the same for all consumers.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Image of the consumer-runtime.
+    pub runtime_image: String,
+}
+
+/// The children of an `EventConsumer`, in the order in which they are applied: the configuration is there before a pod
+/// asks for it.
+#[derive(Clone, Debug)]
+pub struct Desired {
+    /// The identity of the pods. They are given no token.
+    pub service_account: ServiceAccount,
+    /// Their configuration.
+    pub config_map: ConfigMap,
+    /// At most one pod at a time is taken away on purpose.
+    pub pod_disruption_budget: PodDisruptionBudget,
+    /// The pods.
+    pub deployment: Deployment,
+}
+
+/// The children that a valid object is to have.
+///
+/// # Errors
+/// When the configuration cannot be written as YAML.
+pub fn build(valid: &Valid, settings: &Settings) -> Result<Desired, Error> {
+    let config_map = config_map::build(valid)?;
+    Ok(Desired {
+        service_account: service_account::build(valid),
+        pod_disruption_budget: pod_disruption_budget::build(valid),
+        deployment: deployment::build(valid, settings, &config_map),
+        config_map,
+    })
+}
+
+/// The labels that select the pods of a consumer. They cannot be changed later.
+pub fn selector(name: &str) -> BTreeMap<String, String> {
+    BTreeMap::from([
+        ("app.kubernetes.io/name".to_owned(), "consumer-runtime".to_owned()),
+        (CONSUMER_LABEL.to_owned(), name.to_owned()),
+    ])
+}
+
+fn labels(valid: &Valid) -> BTreeMap<String, String> {
+    let mut labels = selector(&valid.name);
+    labels.insert("app.kubernetes.io/managed-by".to_owned(), "millrace".to_owned());
+    labels
+}
+
+fn metadata(valid: &Valid) -> ObjectMeta {
+    ObjectMeta {
+        name: Some(valid.name.clone()),
+        namespace: Some(valid.namespace.clone()),
+        labels: Some(labels(valid)),
+        owner_references: Some(vec![valid.owner.clone()]),
+        ..ObjectMeta::default()
+    }
+}

@@ -1,0 +1,18 @@
+//! The Millrace operator: turns each `EventConsumer` into a Deployment of the consumer-runtime and says how that goes.
+//!
+//! One reconcile is a straight line: [`fetch`] (IO) → [`validate`] (pure) → [`build`] (pure) → [`apply`] (IO) →
+//! [`status`] (pure, then written when it changed).
+
+pub mod apply;
+pub mod build;
+pub mod context;
+pub mod controller;
+pub mod error;
+pub mod fetch;
+pub mod probe;
+pub mod rbac;
+pub mod render;
+pub mod serve;
+pub mod status;
+pub mod telemetry;
+pub mod validate;

@@ -1,0 +1,27 @@
+//! What the operator is allowed to do: the only place that says so. The chart's copy is generated.
+
+use k8s_openapi::api::rbac::v1::PolicyRule;
+
+/// The rules of the operator's `ClusterRole`: just what it asks for. It reads no Secret.
+pub fn rules() -> Vec<PolicyRule> {
+    let rule = |group: &str, resources: &[&str], verbs: &[&str]| PolicyRule {
+        api_groups: Some(vec![group.to_owned()]),
+        resources: Some(resources.iter().map(|&name| name.to_owned()).collect()),
+        verbs: verbs.iter().map(|&name| name.to_owned()).collect(),
+        ..PolicyRule::default()
+    };
+    // A server-side apply is a `patch`, and a `create` where there is nothing yet. Children are deleted by their owner
+    // references.
+    let children = ["get", "list", "watch", "create", "patch"];
+    vec![
+        rule("millrace.dev", &["eventconsumers"], &["get", "list", "watch"]),
+        rule("millrace.dev", &["eventconsumers/status"], &["patch"]),
+        // Owner references that block the owner's deletion need it where that admission plugin is on.
+        rule("millrace.dev", &["eventconsumers/finalizers"], &["update"]),
+        rule("", &["configmaps", "serviceaccounts"], &children),
+        rule("apps", &["deployments"], &children),
+        rule("policy", &["poddisruptionbudgets"], &children),
+        rule("", &["pods"], &["list"]),
+        rule("events.k8s.io", &["events"], &["create", "patch"]),
+    ]
+}

@@ -1,0 +1,207 @@
+//! Step 5: what is said about an `EventConsumer`. Pure, and right for kstatus: `Ready` from the first visit on,
+//! `Reconciling` while it is on its way, `Stalled` when somebody must change something.
+
+use jiff::Timestamp;
+use k8s_openapi::{
+    api::{apps::v1::Deployment, core::v1::Pod},
+    apimachinery::pkg::apis::meta::v1::{Condition, Time},
+};
+use kube::ResourceExt as _;
+use millrace_config::status::{DeliveryGuarantee, Part, StatusProblem, StatusReport};
+use millrace_operator_api::{EventConsumer, EventConsumerStatus};
+
+use crate::{build::CONSUMER_LABEL, error::Error};
+
+/// What was seen of an `EventConsumer`.
+#[derive(Debug)]
+pub enum Seen<'a> {
+    /// Its spec is new: nothing has been done yet.
+    New,
+    /// Its children are as they are to be; this is what became of them.
+    Applied {
+        /// The Deployment.
+        deployment: Option<&'a Deployment>,
+        /// Its pods, each with its report, if it gave one.
+        pods: &'a [(Pod, Option<StatusReport>)],
+    },
+    /// It could not be reconciled.
+    Failed(&'a Error),
+}
+
+/// The three conditions that say how it stands in all.
+#[derive(Clone, Debug, Eq, PartialEq)]
+struct Summary {
+    ready: &'static str,
+    reconciling: bool,
+    stalled: bool,
+    reason: String,
+    message: String,
+}
+
+/// The status that `object` is to have.
+pub fn status(object: &EventConsumer, seen: &Seen<'_>, now: Timestamp) -> EventConsumerStatus {
+    let generation = object.metadata.generation;
+    let old = object.status.clone().unwrap_or_default();
+    let summary = summarise(object, seen);
+    let mut conditions = Conditions { old: &old.conditions, generation, now, new: Vec::new() };
+    conditions.set("Ready", summary.ready, &summary.reason, &summary.message);
+    conditions.set("Reconciling", truth(summary.reconciling), &summary.reason, &summary.message);
+    conditions.set("Stalled", truth(summary.stalled), &summary.reason, &summary.message);
+    for (part, name) in [(Part::Broker, "BrokerReady"), (Part::Store, "StoreReady"), (Part::Handler, "HandlerReady")] {
+        let (status, reason, message) = part_condition(part, seen);
+        conditions.set(name, status, &reason, &message);
+    }
+    let deployment = match seen {
+        Seen::Applied { deployment: Some(deployment), .. } => deployment.status.clone(),
+        Seen::New | Seen::Applied { .. } | Seen::Failed(_) => None,
+    };
+    let counts = deployment.map_or((old.replicas, old.ready_replicas), |status| {
+        (status.replicas.unwrap_or_default(), status.ready_replicas.unwrap_or_default())
+    });
+    EventConsumerStatus {
+        observed_generation: generation,
+        replicas: counts.0,
+        ready_replicas: counts.1,
+        selector: Some(format!("{CONSUMER_LABEL}={}", object.name_any())),
+        broker: Some(broker(object).to_owned()),
+        handler: Some(handler(object).to_owned()),
+        delivery_guarantee: Some(guarantee(object)),
+        conditions: conditions.new,
+    }
+}
+
+fn summarise(object: &EventConsumer, seen: &Seen<'_>) -> Summary {
+    let summary = |ready, reconciling, stalled, reason: &str, message: &str| Summary {
+        ready,
+        reconciling,
+        stalled,
+        reason: reason.to_owned(),
+        message: message.to_owned(),
+    };
+    match seen {
+        Seen::New => summary("Unknown", true, false, "Progressing", "the children are being made"),
+        Seen::Failed(error @ Error::Invalid(_)) => summary("False", false, true, "InvalidSpec", &error.to_string()),
+        Seen::Failed(error @ Error::NotOurs { .. }) => summary("False", false, true, "NameTaken", &error.to_string()),
+        Seen::Failed(error) => summary("False", true, false, "ReconcileFailed", &error.to_string()),
+        Seen::Applied { deployment, pods } => {
+            if let Some(problem) = first_problem(pods) {
+                let stalled = problem.reason.needs_change();
+                return summary("False", !stalled, stalled, problem.reason.as_str(), &problem.message);
+            }
+            if let Some((reason, message)) = pods.iter().find_map(|(pod, _)| waiting(pod)) {
+                return summary("False", true, false, &reason, &message);
+            }
+            if let Some(message) = deployment.and_then(replica_failure) {
+                return summary("False", true, false, "ReplicaFailure", &message);
+            }
+            if deployment.is_some_and(|deployment| is_rolled_out(deployment, object.spec.replicas)) {
+                let message = format!("{} of {} replicas take events", object.spec.replicas, object.spec.replicas);
+                return summary("True", false, false, "AllReplicasReady", &message);
+            }
+            summary("False", true, false, "Progressing", "the pods are being started or replaced")
+        }
+    }
+}
+
+/// The first problem that a pod reports. One that needs a change comes before one that may heal.
+fn first_problem(pods: &[(Pod, Option<StatusReport>)]) -> Option<StatusProblem> {
+    let problems = || pods.iter().filter_map(|(_, report)| report.as_ref()).flat_map(|report| &report.problems);
+    problems().find(|problem| problem.reason.needs_change()).or_else(|| problems().next()).cloned()
+}
+
+fn part_condition(part: Part, seen: &Seen<'_>) -> (&'static str, String, String) {
+    let unknown = || ("Unknown", "NotReported".to_owned(), "no pod has reported yet".to_owned());
+    let Seen::Applied { pods, .. } = seen else { return unknown() };
+    let reports: Vec<_> = pods.iter().filter_map(|(_, report)| report.as_ref()).collect();
+    if reports.is_empty() {
+        return unknown();
+    }
+    match reports.iter().flat_map(|report| &report.problems).find(|problem| problem.part == part) {
+        Some(problem) => ("False", problem.reason.as_str().to_owned(), problem.message.clone()),
+        None => ("True", "Working".to_owned(), "every pod that answers reports it working".to_owned()),
+    }
+}
+
+/// Why a pod does not start, in the kubelet's or the scheduler's words.
+fn waiting(pod: &Pod) -> Option<(String, String)> {
+    let status = pod.status.as_ref()?;
+    let name = pod.name_any();
+    for container in status.container_statuses.iter().flatten() {
+        let Some(waiting) = container.state.as_ref().and_then(|state| state.waiting.as_ref()) else { continue };
+        let reason = waiting.reason.clone().unwrap_or_default();
+        // These two are the way of every start.
+        if !matches!(reason.as_str(), "" | "ContainerCreating" | "PodInitializing") {
+            let last = container.last_state.as_ref().and_then(|state| state.terminated.as_ref());
+            let why = last.and_then(|ended| ended.message.clone()).or_else(|| waiting.message.clone());
+            return Some((reason, format!("pod {name}: {}", why.unwrap_or_default())));
+        }
+    }
+    let unscheduled = status
+        .conditions
+        .iter()
+        .flatten()
+        .find(|condition| condition.type_ == "PodScheduled" && condition.status == "False")?;
+    Some(("Unschedulable".to_owned(), format!("pod {name}: {}", unscheduled.message.clone().unwrap_or_default())))
+}
+
+/// What keeps the Deployment from making pods: a quota, an admission rule.
+fn replica_failure(deployment: &Deployment) -> Option<String> {
+    let conditions = deployment.status.as_ref()?.conditions.as_ref()?;
+    let failure = conditions.iter().find(|condition| {
+        condition.type_.as_deref() == Some("ReplicaFailure") && condition.status.as_deref() == Some("True")
+    })?;
+    failure.message.clone()
+}
+
+fn is_rolled_out(deployment: &Deployment, replicas: i32) -> bool {
+    let Some(status) = &deployment.status else { return false };
+    status.observed_generation == deployment.metadata.generation
+        && status.updated_replicas.unwrap_or_default() == replicas
+        && status.replicas.unwrap_or_default() == replicas
+        && status.ready_replicas.unwrap_or_default() == replicas
+}
+
+fn broker(object: &EventConsumer) -> &'static str {
+    if object.spec.broker.jet_stream.is_some() { "JetStream" } else { "NATS" }
+}
+
+fn handler(object: &EventConsumer) -> &'static str {
+    let handler = &object.spec.handler;
+    match (&handler.email, &handler.analytics) {
+        (Some(_), _) => "email",
+        (None, Some(_)) => "analytics",
+        (None, None) => "log",
+    }
+}
+
+fn guarantee(object: &EventConsumer) -> DeliveryGuarantee {
+    if object.spec.broker.jet_stream.is_some() { DeliveryGuarantee::AtLeastOnce } else { DeliveryGuarantee::AtMostOnce }
+}
+
+fn truth(value: bool) -> &'static str {
+    if value { "True" } else { "False" }
+}
+
+/// Collects conditions. The time of a condition's last transition stays while its status does.
+struct Conditions<'a> {
+    old: &'a [Condition],
+    generation: Option<i64>,
+    now: Timestamp,
+    new: Vec<Condition>,
+}
+
+impl Conditions<'_> {
+    fn set(&mut self, type_: &str, status: &str, reason: &str, message: &str) {
+        let old = self.old.iter().find(|condition| condition.type_ == type_ && condition.status == status);
+        self.new.push(Condition {
+            type_: type_.to_owned(),
+            status: status.to_owned(),
+            reason: reason.to_owned(),
+            // The API server takes 32 KiB; nobody reads that.
+            message: message.chars().take(1024).collect(),
+            last_transition_time: old
+                .map_or_else(|| Time(self.now), |condition| condition.last_transition_time.clone()),
+            observed_generation: self.generation,
+        });
+    }
+}

@@ -1,0 +1,89 @@
+//! Logs and figures of the operator.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::Duration,
+};
+
+use jiff::Timestamp;
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{counter::Counter, family::Family, histogram::Histogram},
+    registry::Registry,
+};
+use tracing_subscriber::{EnvFilter, fmt};
+
+/// Starts logging JSON lines to stderr. The environment's `LOG_LEVEL` is a tracing filter; default `info`.
+pub fn init() {
+    let filter = std::env::var("LOG_LEVEL").ok().and_then(|level| level.parse::<EnvFilter>().ok());
+    fmt()
+        .json()
+        .flatten_event(true)
+        .with_env_filter(filter.unwrap_or_else(|| EnvFilter::new("info")))
+        .with_writer(std::io::stderr)
+        .init();
+}
+
+/// Figures of the operator, and its sign of life. Clones count together.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    reconciles: Family<ResultLabel, Counter>,
+    errors: Family<CategoryLabel, Counter>,
+    seconds: Histogram,
+    last_sign: Arc<AtomicI64>,
+}
+
+#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+struct ResultLabel {
+    result: &'static str,
+}
+
+#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+struct CategoryLabel {
+    category: &'static str,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self {
+            reconciles: Family::default(),
+            errors: Family::default(),
+            seconds: Histogram::new([0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0]),
+            last_sign: Arc::new(AtomicI64::new(Timestamp::now().as_second())),
+        }
+    }
+}
+
+impl Metrics {
+    /// Registers all figures under the prefix `millrace_operator`.
+    pub fn register(&self, registry: &mut Registry) {
+        let registry = registry.sub_registry_with_prefix("millrace_operator");
+        registry.register("reconcile", "Reconciles, by result", self.reconciles.clone());
+        registry.register("reconcile_errors", "Failed reconciles, by category", self.errors.clone());
+        registry.register("reconcile_duration_seconds", "Duration of a reconcile in seconds", self.seconds.clone());
+    }
+
+    /// A reconcile has ended.
+    pub fn reconciled(&self, error: Option<&'static str>, duration: Duration) {
+        let result = if error.is_some() { "error" } else { "success" };
+        self.reconciles.get_or_create_owned(&ResultLabel { result }).inc();
+        if let Some(category) = error {
+            self.errors.get_or_create_owned(&CategoryLabel { category }).inc();
+        }
+        self.seconds.observe(duration.as_secs_f64());
+        self.alive();
+    }
+
+    /// The API server has answered.
+    pub fn alive(&self) {
+        self.last_sign.store(Timestamp::now().as_second(), Ordering::Relaxed);
+    }
+
+    /// Seconds since the API server last answered.
+    pub fn silent_seconds(&self) -> i64 {
+        Timestamp::now().as_second().saturating_sub(self.last_sign.load(Ordering::Relaxed))
+    }
+}

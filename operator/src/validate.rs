@@ -1,0 +1,77 @@
+//! From the object to what is needed to build its children. Pure: all problems, not the first.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use kube::{Resource as _, ResourceExt as _};
+use millrace_config::{Consumer, Limits, Problem, RuntimeConfig, SecretRef};
+use millrace_operator_api::{EventConsumer, PodTemplate};
+
+use crate::error::Error;
+
+/// Longest name of an `EventConsumer`, so that the names of its children and its labels fit.
+const NAME_MAX: usize = 50;
+
+/// An `EventConsumer` that breaks no rule.
+#[derive(Clone, Debug)]
+pub struct Valid {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name, also that of its children.
+    pub name: String,
+    /// What its children are owned by.
+    pub owner: OwnerReference,
+    /// The configuration of its pods.
+    pub config: RuntimeConfig,
+    /// How many pods it has.
+    pub replicas: i32,
+    /// Labels, resources and placement of its pods.
+    pub template: PodTemplate,
+}
+
+impl Valid {
+    /// The Secret with the broker's credentials.
+    pub fn broker_secret(&self) -> Option<&SecretRef> {
+        self.config.broker.auth_secret_ref()
+    }
+
+    /// The Secret that describes the SMTP server.
+    pub fn smtp_secret(&self) -> Option<&SecretRef> {
+        self.config.handler.email.as_ref().map(|email| &email.smtp_secret_ref)
+    }
+}
+
+/// Checks every rule, those that the API server has checked too: it may have an older CRD.
+pub fn validate(object: &EventConsumer) -> Result<Valid, Error> {
+    let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
+    let spec = &object.spec;
+    let config = RuntimeConfig {
+        consumer: Consumer { namespace: namespace.clone(), name: name.clone() },
+        broker: spec.broker.clone(),
+        subjects: spec.subjects.clone(),
+        event_types: spec.event_types.clone(),
+        queue_group: spec.queue_group.clone(),
+        workers: spec.workers,
+        idempotency: spec.idempotency.clone(),
+        handler: spec.handler.clone(),
+        delivery: spec.delivery.clone(),
+        drain_timeout_seconds: spec.drain_timeout_seconds,
+        limits: Limits::default(),
+    };
+    let mut problems = config.problems();
+    if name.is_empty() || name.len() > NAME_MAX || name.contains('.') {
+        problems.push(Problem::new("metadata.name", format!("use a DNS label of at most {NAME_MAX} characters")));
+    }
+    if !(0..=100).contains(&spec.replicas) {
+        problems.push(Problem::new("replicas", format!("{} is out of range: use 0 to 100", spec.replicas)));
+    }
+    if !problems.is_empty() {
+        return Err(Error::Invalid(problems));
+    }
+    Ok(Valid {
+        owner: object.controller_owner_ref(&()).unwrap_or_default(),
+        namespace,
+        name,
+        config,
+        replicas: spec.replicas,
+        template: spec.template.clone(),
+    })
+}
