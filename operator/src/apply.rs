@@ -41,7 +41,8 @@ where
 {
     if let Some(existing) = existing {
         // An object of the same name that somebody else made is never taken over.
-        if !existing.owner_references().iter().any(|owner| owner.uid == valid.owner.uid) {
+        let owner = valid.owner.as_ref().map(|owner| &owner.uid);
+        if !existing.owner_references().iter().any(|known| Some(&known.uid) == owner) {
             return Err(Error::NotOurs { kind, name: existing.name_any() });
         }
         if holds(&serde_json::to_value(existing)?, &serde_json::to_value(desired)?) {

@@ -17,8 +17,8 @@ pub struct Valid {
     pub namespace: String,
     /// Its name, also that of its children.
     pub name: String,
-    /// What its children are owned by.
-    pub owner: OwnerReference,
+    /// What its children are owned by; `None` for an object that is not on a cluster.
+    pub owner: Option<OwnerReference>,
     /// The configuration of its pods.
     pub config: RuntimeConfig,
     /// How many pods it has.
@@ -67,7 +67,7 @@ pub fn validate(object: &EventConsumer) -> Result<Valid, Error> {
         return Err(Error::Invalid(problems));
     }
     Ok(Valid {
-        owner: object.controller_owner_ref(&()).unwrap_or_default(),
+        owner: object.controller_owner_ref(&()).filter(|owner| !owner.uid.is_empty()),
         namespace,
         name,
         config,

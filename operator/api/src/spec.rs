@@ -73,7 +73,7 @@ pub struct EventConsumerSpec {
 
     /// Subjects to consume, for example `orders.placed`. `*` stands for one token, `>` for all that follow.
     #[schemars(
-        length(min = 1, max = 32),
+        length(min = 1, max = 16),
         inner(
             length(min = 1, max = 128),
             regex(pattern = r"^(>|([A-Za-z0-9_-]+|[*])([.]([A-Za-z0-9_-]+|[*]))*([.]>)?)$")

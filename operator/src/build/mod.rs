@@ -75,7 +75,7 @@ fn metadata(valid: &Valid) -> ObjectMeta {
         name: Some(valid.name.clone()),
         namespace: Some(valid.namespace.clone()),
         labels: Some(labels(valid)),
-        owner_references: Some(vec![valid.owner.clone()]),
+        owner_references: valid.owner.clone().map(|owner| vec![owner]),
         ..ObjectMeta::default()
     }
 }

@@ -1,0 +1,145 @@
+//! A real cluster, through kubectl and helm.
+
+use std::{
+    env,
+    io::Write as _,
+    path::{Path, PathBuf},
+    process::{Command, Output, Stdio},
+};
+
+use serde_json::Value;
+
+/// A real cluster with the operator on it.
+#[derive(Clone, Debug)]
+pub struct Cluster {
+    root: PathBuf,
+    bin: PathBuf,
+    kubeconfig: PathBuf,
+    /// kind, local or existing.
+    pub provider: String,
+}
+
+impl Cluster {
+    /// Brings a cluster up, or uses the one that is up, loads the images and installs the operator by its chart.
+    pub fn with_operator() -> Self {
+        let cluster = Self::up();
+        let images = cluster.cache().join("images");
+        let archives = ["operator", "consumer-runtime", "producer", "nats-server", "mailpit"]
+            .map(|name| images.join(format!("{name}.tar")));
+        for archive in &archives {
+            assert!(archive.exists(), "{} does not exist: run `make images`", archive.display());
+        }
+        let load = cluster.run_script("deploy/cluster/load", archives.iter().map(|path| path.to_str().unwrap()));
+        assert!(load.status.success(), "images cannot be loaded: {}", text(&load.stderr));
+        cluster.install();
+        cluster
+    }
+
+    fn up() -> Self {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned();
+        let home = env::var_os("HOME").unwrap_or_default();
+        let cache =
+            env::var_os("MILLRACE_CACHE").map_or_else(|| PathBuf::from(home).join(".cache/millrace"), PathBuf::from);
+        let mut cluster = Self { bin: cache.join("bin"), root, kubeconfig: PathBuf::new(), provider: String::new() };
+        let up = cluster.run_script("deploy/cluster/up", []);
+        assert!(up.status.success(), "no cluster: {}", text(&up.stderr));
+        cluster.kubeconfig = text(&cluster.run_script("deploy/cluster/kubeconfig", []).stdout).trim().into();
+        text(&cluster.run_script("deploy/cluster/provider", []).stdout).trim().clone_into(&mut cluster.provider);
+        cluster
+    }
+
+    /// Installs or upgrades the operator, and restarts it when its image may be another one under the same tag.
+    pub fn install(&self) {
+        let chart = self.root.join("charts/millrace");
+        let chart = chart.to_str().unwrap();
+        let stamp = std::fs::read_to_string(self.cache().join("stamps/image-operator")).unwrap_or_default();
+        let runtime = std::fs::read_to_string(self.cache().join("stamps/image-consumer-runtime")).unwrap_or_default();
+        let release =
+            ["upgrade", "--install", "millrace", chart, "--namespace", "millrace-system", "--create-namespace"];
+        self.helm(&[&release[..], &["--wait", "--timeout", "120s"]].concat());
+        let patch = format!(
+            "{{\"spec\":{{\"template\":{{\"metadata\":{{\"annotations\":{{\"image\":{}}}}}}}}}}}",
+            serde_json::json!(format!("{stamp}{runtime}"))
+        );
+        let operator =
+            ["-n", "millrace-system", "patch", "deployment", "millrace-operator", "--type=merge", "-p", &patch];
+        self.kubectl(&operator);
+        self.kubectl(&["-n", "millrace-system", "rollout", "status", "deployment/millrace-operator", "--timeout=120s"]);
+    }
+
+    fn cache(&self) -> PathBuf {
+        self.bin.parent().unwrap().to_owned()
+    }
+
+    /// A path within this repository.
+    pub fn path(&self, relative: &str) -> PathBuf {
+        self.root.join(relative)
+    }
+
+    /// Runs a script of this repository.
+    pub fn run_script<'a>(&self, script: &str, arguments: impl IntoIterator<Item = &'a str>) -> Output {
+        Command::new(self.root.join(script)).args(arguments).output().unwrap()
+    }
+
+    /// Runs helm, which must succeed.
+    pub fn helm(&self, arguments: &[&str]) -> String {
+        let output =
+            Command::new(self.bin.join("helm")).args(arguments).env("KUBECONFIG", &self.kubeconfig).output().unwrap();
+        assert!(output.status.success(), "helm {arguments:?}: {}", text(&output.stderr));
+        text(&output.stdout)
+    }
+
+    /// Runs kubectl, which must succeed.
+    pub fn kubectl(&self, arguments: &[&str]) -> String {
+        self.try_kubectl(arguments, "").unwrap_or_else(|error| panic!("kubectl {arguments:?}: {error}"))
+    }
+
+    /// Runs kubectl with something to read; its error is what it says on stderr.
+    pub fn try_kubectl(&self, arguments: &[&str], input: &str) -> Result<String, String> {
+        let kubectl = if self.provider == "local" { self.bin.join("kubectl") } else { PathBuf::from("kubectl") };
+        let mut child = Command::new(kubectl)
+            .args(arguments)
+            .env("KUBECONFIG", &self.kubeconfig)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("kubectl cannot be started");
+        child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+        let output = child.wait_with_output().unwrap();
+        if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
+    }
+
+    /// Applies YAML in a namespace.
+    pub fn apply(&self, namespace: &str, yaml: &str) -> Result<String, String> {
+        self.try_kubectl(&["-n", namespace, "apply", "--server-side", "--force-conflicts", "-f", "-"], yaml)
+    }
+
+    /// An object as JSON, if it exists.
+    pub fn get(&self, namespace: &str, what: &[&str]) -> Option<Value> {
+        let arguments = [&["-n", namespace, "get", "-o", "json"], what].concat();
+        serde_json::from_str(&self.try_kubectl(&arguments, "").ok()?).ok()
+    }
+
+    /// What a service or pod answers over HTTP, by way of the API server. `target` is for example `services/nats:8222`.
+    pub fn ask(&self, namespace: &str, target: &str, path: &str) -> Option<Value> {
+        let raw = format!("/api/v1/namespaces/{namespace}/{target}/proxy{path}");
+        serde_json::from_str(&self.try_kubectl(&["get", "--raw", &raw], "").ok()?).ok()
+    }
+
+    /// A condition of an `EventConsumer`: status, reason and message.
+    pub fn condition(&self, namespace: &str, name: &str, kind: &str) -> Option<(String, String, String)> {
+        let object = self.get(namespace, &["eventconsumer", name])?;
+        if object["status"]["observedGeneration"] != object["metadata"]["generation"] {
+            return None;
+        }
+        let condition =
+            object["status"]["conditions"].as_array()?.iter().find(|condition| condition["type"] == kind)?;
+        let text = |field: &str| condition[field].as_str().unwrap_or_default().to_owned();
+        Some((text("status"), text("reason"), text("message")))
+    }
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}

@@ -1,0 +1,158 @@
+//! The operator on a real cluster: objects come, change, go wrong, and go.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a panic is how a test reports")]
+
+use std::time::{Duration, Instant};
+
+use millrace_e2e::{cluster::Cluster, shop::Shop, wait_for};
+
+/// The time in which a fault must be a condition.
+const TOLD_WITHIN: Duration = Duration::from_secs(15);
+
+fn consumer(name: &str, spec: &str) -> String {
+    format!("apiVersion: millrace.dev/v1alpha1\nkind: EventConsumer\nmetadata: {{name: {name}}}\nspec:\n{spec}\n")
+}
+
+fn spec(broker: &str, rest: &str) -> String {
+    let dead_letter = if rest.contains("delivery") { "" } else { "\n  delivery: {deadLetter: {subject: dlq.x}}" };
+    let handler = if rest.contains("handler") { "" } else { "\n  handler: {log: {}}" };
+    let subjects = if rest.contains("subjects") { "" } else { "\n  subjects: [orders.placed]" };
+    format!("  broker: {broker}{subjects}{handler}{dead_letter}\n{rest}")
+}
+
+const JETSTREAM: &str = "{jetStream: {servers: ['nats://nats:4222'], stream: ORDERS}}";
+
+#[test]
+fn invalid_specs_are_refused_with_the_field_and_the_rule() {
+    let cluster = Cluster::with_operator();
+    for (spec, expected) in [
+        (spec("{}", ""), "broker must have exactly one of jetStream and nats"),
+        (
+            spec(JETSTREAM, "  handler: {log: {}, analytics: {}}"),
+            "handler must have exactly one of log, email and analytics",
+        ),
+        (spec(JETSTREAM, "  delivery: {}"), "delivery.deadLetter must say where dead letters go"),
+        (spec(JETSTREAM, "  subjects: ['dlq.*']"), "delivery.deadLetter.subject must not match subjects"),
+        (spec(JETSTREAM, "  subjects: ['>']"), "delivery.deadLetter.subject must not match subjects"),
+        (spec(JETSTREAM, "  subjects: ['a..b']"), "spec.subjects[0]"),
+        (spec(JETSTREAM, "  workers: 0"), "spec.workers"),
+        (
+            spec(JETSTREAM, "  drainTimeoutSeconds: 10"),
+            "delivery.attemptTimeoutSeconds must be at most drainTimeoutSeconds",
+        ),
+        (
+            spec(JETSTREAM, "  idempotency: {mode: None, store: {memory: {}}}"),
+            "idempotency.store has no use with mode None",
+        ),
+        (
+            spec("{nats: {servers: ['nats://nats:4222']}}", "  idempotency: {store: {jetStreamKV: {}}}"),
+            "idempotency.store.jetStreamKV needs broker.jetStream",
+        ),
+        (spec("{jetStream: {servers: ['nats://user:pass@nats:4222']}}", ""), "spec.broker.jetStream.servers[0]"),
+        (spec(JETSTREAM, "  handler: {email: {from: 'x'}}"), "smtpSecretRef"),
+    ] {
+        let refused = cluster.apply("default", &consumer("invalid", &spec)).unwrap_err();
+        assert!(refused.contains(expected), "expected {expected:?} in: {refused}");
+    }
+    let long = "x".repeat(51);
+    let refused = cluster.apply("default", &consumer(&long, &spec(JETSTREAM, ""))).unwrap_err();
+    assert!(refused.contains("at most 50 characters"), "{refused}");
+}
+
+#[test]
+fn a_consumer_is_applied_changed_repaired_and_deleted_and_costs_nothing_in_quiet() {
+    let shop = Shop::open(Cluster::with_operator(), "e2e-operator");
+    shop.start_producer("producer", &["--count=10"]);
+    shop.apply_example("log", |yaml| yaml);
+    shop.wait_ready("order-log");
+    let get = |what: &[&str]| shop.cluster.get(&shop.namespace, what);
+
+    // What cannot be changed is refused.
+    for change in ["queueGroup: other", "broker: {nats: {servers: ['nats://nats:4222']}}"] {
+        let patch = format!("spec: {{{change}}}");
+        let arguments = ["-n", &shop.namespace, "patch", "evc", "order-log", "--type=merge", "-p", &patch];
+        let refused = shop.cluster.try_kubectl(&arguments, "").unwrap_err();
+        assert!(refused.contains("cannot"), "{refused}");
+    }
+
+    // A change of the configuration rolls the pods once.
+    let revision = || {
+        get(&["deployment", "order-log"]).unwrap()["metadata"]["annotations"]["deployment.kubernetes.io/revision"]
+            .clone()
+    };
+    assert_eq!(revision(), "1");
+    shop.cluster.kubectl(&[
+        "-n",
+        &shop.namespace,
+        "patch",
+        "evc",
+        "order-log",
+        "--type=merge",
+        "-p",
+        "spec: {workers: 4}",
+    ]);
+    wait_for("the pods are replaced", Duration::from_secs(30), || (revision() == "2").then_some(()));
+    shop.wait_ready("order-log");
+    shop.cluster.kubectl(&["-n", &shop.namespace, "scale", "evc", "order-log", "--replicas=2"]);
+    wait_for("two replicas take events", Duration::from_secs(60), || {
+        (get(&["evc", "order-log"])?["status"]["readyReplicas"] == 2).then_some(())
+    });
+    shop.wait_ready("order-log");
+    assert_eq!(revision(), "2", "scaling replaces no pod");
+
+    // A child that is deleted is back within ten seconds.
+    shop.cluster.kubectl(&["-n", &shop.namespace, "delete", "deployment", "order-log", "--wait"]);
+    wait_for("the Deployment is back", Duration::from_secs(10), || get(&["deployment", "order-log"]));
+    shop.wait_ready("order-log");
+
+    // A minute of quiet: no write, seen in the versions of everything that the operator writes.
+    let versions = || {
+        ["evc/order-log", "configmap/order-log", "serviceaccount/order-log", "pdb/order-log", "deployment/order-log"]
+            .map(|what| get(&[what]).unwrap()["metadata"]["resourceVersion"].clone())
+    };
+    let (before, since) = (versions(), Instant::now());
+    while since.elapsed() < Duration::from_secs(60) {
+        assert_eq!(versions(), before, "something was written after {:?}", since.elapsed());
+        std::thread::sleep(Duration::from_secs(2));
+    }
+
+    shop.cluster.kubectl(&["-n", &shop.namespace, "delete", "evc", "order-log", "--wait"]);
+    wait_for("all children are gone", Duration::from_secs(60), || {
+        let children = get(&["deployments,configmaps,serviceaccounts,pdb", "-l", "millrace.dev/consumer=order-log"])?;
+        children["items"].as_array()?.is_empty().then_some(())
+    });
+    shop.close();
+}
+
+#[test]
+fn what_keeps_a_consumer_from_working_is_a_condition_with_its_reason() {
+    let shop = Shop::open(Cluster::with_operator(), "e2e-faults");
+    shop.start_producer("producer", &["--count=10"]);
+    shop.producer_summary("producer", Duration::from_secs(60));
+    let apply = |name: &str, broker: &str, rest: &str| {
+        shop.cluster.apply(&shop.namespace, &consumer(name, &spec(broker, rest))).unwrap();
+    };
+
+    apply("wrong-url", "{jetStream: {servers: ['nats://nowhere:4222'], stream: ORDERS}}", "");
+    apply("no-stream", "{jetStream: {servers: ['nats://nats:4222'], stream: NOPE}}", "");
+    apply("no-dlq", JETSTREAM, "  delivery: {deadLetter: {subject: nowhere}}");
+    let with_secret = "{jetStream: {servers: ['nats://nats:4222'], stream: ORDERS, authSecretRef: {name: creds}}}";
+    apply("no-secret", with_secret, "");
+    apply("no-smtp", JETSTREAM, "  handler: {email: {smtpSecretRef: {name: none}, from: 'a@b.c'}}");
+
+    for (name, part, reason, words) in [
+        ("wrong-url", "BrokerReady", "Unreachable", "nowhere:4222"),
+        ("no-stream", "BrokerReady", "StreamNotFound", "NOPE"),
+        ("no-dlq", "BrokerReady", "DeadLetterStreamNotFound", "nowhere"),
+        ("no-secret", "BrokerReady", "SecretMissing", "creds"),
+        ("no-smtp", "HandlerReady", "SecretMissing", "none"),
+    ] {
+        let message = shop.wait_reason(name, part, reason, TOLD_WITHIN);
+        assert!(message.contains(words), "{name}: {message}");
+        let described = shop.cluster.kubectl(&["-n", &shop.namespace, "describe", "evc", name]);
+        assert!(described.contains(reason), "{described}");
+        for pod in shop.pods(name) {
+            assert_eq!(pod["status"]["containerStatuses"][0]["restartCount"], 0, "{name} has no crash loop");
+        }
+    }
+    shop.close();
+}
