@@ -78,10 +78,9 @@ fn a_pod_that_is_deleted_under_load_drains_clean_and_nothing_waits_for_the_ack_w
     let leaving = shop.pods("order-emails")[0]["metadata"]["name"].as_str().unwrap().to_owned();
     let namespace = shop.namespace.clone();
     // The log is followed from before the end, because it goes with the pod.
-    let follower = shop.cluster.clone();
-    let (followed, of) = (leaving.clone(), namespace.clone());
-    let log =
-        std::thread::spawn(move || follower.kubectl(&["-n", &of, "logs", "--follow", &format!("pod/{followed}")]));
+    let cluster = shop.cluster.clone();
+    let (pod, of) = (leaving.clone(), namespace.clone());
+    let log = std::thread::spawn(move || cluster.kubectl(&["-n", &of, "logs", "--follow", &format!("pod/{pod}")]));
     shop.cluster.kubectl(&["-n", &namespace, "delete", "pod", &leaving, "--wait", "--timeout=60s"]);
     let log = log.join().unwrap();
     assert!(log.contains("drained clean"), "{}", log.lines().rev().take(5).collect::<Vec<_>>().join("\n"));

@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
-use crate::{headers::Headers, origin::Origin, reason::Reason};
+use crate::{headers::Headers, id::is_unprintable, origin::Origin, reason::Reason};
 
 /// Longest text of the last error, in bytes.
 const ERROR_MAX_BYTES: usize = 1024;
@@ -55,13 +55,10 @@ pub enum DeadLetterError {
 }
 
 impl DeadLetter {
-    /// The id of the dead letter of a message. It depends on the consumer and on the message's place in its stream, or
-    /// on its content where it has no place.
+    /// The id of the dead letter of a message. It depends on the consumer, on where the message comes from and on its
+    /// content: a stream that was made anew counts from 1 again, and what it then holds is something else.
     pub fn id_for(consumer: &str, origin: &Origin, payload: &[u8]) -> String {
-        let name = match (&origin.stream, origin.sequence) {
-            (Some(stream), Some(sequence)) => format!("{consumer}\0{stream}\0{sequence}"),
-            _ => format!("{consumer}\0{}\0{}", origin.subject, sha256(payload)),
-        };
+        let name = format!("{consumer}\0{origin}\0{}", sha256(payload));
         Uuid::new_v5(&ID_NAMESPACE, name.as_bytes()).to_string()
     }
 
@@ -139,10 +136,10 @@ fn is_reserved(name: &str) -> bool {
     name.starts_with("nats-") || name.starts_with("millrace-")
 }
 
-/// An error as the value of a header: one line, and not too long.
+/// An error as the value of a header: one line that reads as it is written, and not too long.
 fn one_line(error: &str) -> String {
     let mut line: String =
-        error.chars().map(|character| if character.is_control() { ' ' } else { character }).collect();
+        error.chars().map(|character| if is_unprintable(character) { ' ' } else { character }).collect();
     line.truncate(line.floor_char_boundary(ERROR_MAX_BYTES));
     line.trim().to_owned()
 }

@@ -58,6 +58,9 @@ impl FromStr for Money {
     type Err = InvalidMoney;
 
     fn from_str(text: &str) -> Result<Self, InvalidMoney> {
+        if !text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'+' | b'-' | b'.' | b'e' | b'E')) {
+            return Err(InvalidMoney);
+        }
         let exact = Decimal::from_str_exact(text);
         exact.or_else(|_| Decimal::from_scientific(text)).map(Self).map_err(|_| InvalidMoney)
     }
@@ -92,17 +95,26 @@ mod tests {
     }
 
     #[test]
+    fn numbers_that_other_languages_write_with_an_exponent_are_read() {
+        for (text, plain) in [("1e+21", "1000000000000000000000"), ("1.5e-7", "0.00000015"), ("25E0", "25")] {
+            assert_eq!(serde_json::from_str::<Money>(text).unwrap().to_string(), plain);
+        }
+    }
+
+    #[test]
     fn what_is_not_an_exact_decimal_is_refused() {
-        for text in ["\"abc\"", "1e999", "null", "{}", "\"\"", "123456789012345678901234567890.12"] {
+        for text in ["\"1_000\"", "\"abc\"", "1e999", "null", "{}", "\"\"", "123456789012345678901234567890.12"] {
             serde_json::from_str::<Money>(text).unwrap_err();
         }
     }
 
     proptest! {
         #[test]
-        fn writing_and_reading_is_the_identity(cents: i64) {
-            let money = Money::from_cents(cents);
-            prop_assert_eq!(serde_json::from_str::<Money>(&serde_json::to_string(&money).unwrap()).unwrap(), money);
+        fn writing_and_reading_keeps_every_digit(mantissa: i64, scale in 0_u32..=28) {
+            let written = serde_json::to_string(&Money(Decimal::new(mantissa, scale))).unwrap();
+            let read: Money = serde_json::from_str(&written).unwrap();
+            prop_assert_eq!(read, Money(Decimal::new(mantissa, scale)));
+            prop_assert_eq!(serde_json::to_string(&read).unwrap(), written);
         }
     }
 }

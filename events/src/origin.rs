@@ -38,9 +38,11 @@ impl Origin {
         }
     }
 
-    /// The id of an event that names none: its place in the stream, which stays the same at every delivery.
+    /// The id of an event that names none: its place in the stream, which stays the same at every delivery. The name of
+    /// the stream is part of it, because a bare number may well be the id that a publisher chose for another event.
     pub(crate) fn position_id(&self) -> Option<String> {
-        self.sequence.map(|sequence| sequence.to_string())
+        let stream = self.stream.as_deref()?;
+        self.sequence.map(|sequence| format!("{stream}:{sequence}"))
     }
 }
 
@@ -66,12 +68,15 @@ impl FromStr for Origin {
         }
         let rest = text.strip_prefix("jetstream://").ok_or(InvalidOrigin)?;
         let (stream, rest) = rest.split_once('/').ok_or(InvalidOrigin)?;
-        let (subject, sequence) = rest.rsplit_once('#').ok_or(InvalidOrigin)?;
+        let (subject, sequence) = match rest.rsplit_once('#') {
+            Some((subject, sequence)) => (subject, Some(sequence.parse().map_err(|_| InvalidOrigin)?)),
+            None => (rest, None),
+        };
         Ok(Self {
             broker: BrokerKind::JetStream,
             stream: Some(stream.to_owned()),
             subject: subject.to_owned(),
-            sequence: Some(sequence.parse().map_err(|_| InvalidOrigin)?),
+            sequence,
         })
     }
 }

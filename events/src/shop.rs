@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Deserializer, Serialize, de::DeserializeOwned};
 
 use crate::{
     error::{DecodeError, EncodeError},
@@ -54,7 +54,8 @@ pub struct OrderPlaced {
     pub customer_id: String,
     /// Where to write to.
     pub customer_email: String,
-    /// What was ordered.
+    /// What was ordered. `null`, which Go writes for a list that was never filled, is read as none.
+    #[serde(deserialize_with = "null_as_empty")]
     pub items: Vec<Item>,
     /// What it costs in all.
     pub total_amount: Money,
@@ -182,6 +183,10 @@ impl ShopEvent {
             Self::PaymentProcessed(payment) => &payment.order_id,
         }
     }
+}
+
+fn null_as_empty<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Item>, D::Error> {
+    Option::deserialize(deserializer).map(Option::unwrap_or_default)
 }
 
 fn read<T: DeserializeOwned>(event: &Event, meta: impl Fn(&T) -> &Meta) -> Result<T, DecodeError> {

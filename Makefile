@@ -1,0 +1,46 @@
+# `make help` lists the targets. Tools are built once, at the versions of deploy/tools/versions, into ~/.cache/millrace.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+export PATH := $(HOME)/.cargo/bin:/usr/local/go/bin:$(PATH)
+CARGO_TEST := cargo nextest run --locked
+
+help: ## Lists the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
+
+demo: images ## A shop on a real cluster: events published twice and poisoned, each effect once
+	@cargo run --quiet --locked -p millrace-e2e --bin demo
+
+test: check unit e2e ## Everything: lints, rules, unit and adapter tests, end to end on a real cluster
+
+check: tools ## Format, lints, documentation, dependency rules, generated files
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+	RUSTDOCFLAGS="-D rustdoc::broken_intra_doc_links" cargo doc --workspace --no-deps --document-private-items --locked --quiet
+	deploy/check/dependencies
+	deploy/check/generated
+	PATH="$$(deploy/tools/get cargo-deny | tail -n 1):$$PATH" cargo deny --all-features check bans licenses sources
+
+unit: tools ## Unit, property and adapter tests; brokers and mail servers are real
+	PATH="$$(deploy/tools/get cargo-nextest | tail -n 1):$$PATH" $(CARGO_TEST) --workspace --exclude millrace-e2e
+
+e2e: images ## The scenarios on a real cluster
+	PATH="$$(deploy/tools/get cargo-nextest | tail -n 1):$$PATH" $(CARGO_TEST) -p millrace-e2e
+
+footprint: images ## Memory at rest, image size and time to the first ack of the runtime
+	@cargo run --quiet --locked -p millrace-e2e --bin footprint -- target/$$(rustc -vV | sed -n 's/^host: //p')/release
+
+images: tools ## Builds the images as archives in ~/.cache/millrace/images
+	@deploy/images/build
+
+cluster-up: ## Brings a cluster up: kind where a container engine answers, else local processes (Linux, root)
+	@deploy/cluster/up
+
+cluster-down: ## Takes it down and leaves nothing behind
+	@deploy/cluster/down
+
+tools: ## Builds the pinned tools that are missing
+	@deploy/tools/get nats-server mailpit helm cargo-nextest >/dev/null
+
+.PHONY: help demo test check unit e2e footprint images cluster-up cluster-down tools
