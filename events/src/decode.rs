@@ -1,13 +1,23 @@
-//! Messages as events. Four forms are read, the first that fits: CloudEvents binary, CloudEvents structured, the shop's
-//! plain body, any other JSON.
+//! Messages as events. Four forms are read, the first that fits: CloudEvents structured by its content type, CloudEvents
+//! binary, the shop's plain body, any other JSON. A JSON body that has `specversion` is structured without saying so.
+//!
+//! The content type comes first because CloudEvents lets a structured message repeat its attributes as headers.
 
-use std::collections::BTreeMap;
+use std::{borrow::Cow, collections::BTreeMap};
 
 use bytes::Bytes;
 use percent_encoding::percent_decode_str;
 use serde::Deserialize;
 
-use crate::{error::DecodeError, event::Event, headers::Headers, id::EventId, origin::Origin, structured::Structured};
+use crate::{
+    error::DecodeError,
+    event::{self, Event},
+    headers::Headers,
+    id::EventId,
+    json,
+    origin::Origin,
+    structured::Structured,
+};
 
 /// The fields of a JSON body that say which form it has. Each is refused when it stands there twice.
 #[derive(Deserialize)]
@@ -27,12 +37,12 @@ impl Event {
     /// # Errors
     /// Says what is wrong; [`DecodeError::reason`] is the reason of the dead letter.
     pub fn decode(headers: &Headers, payload: &Bytes, origin: &Origin) -> Result<Self, DecodeError> {
-        if headers.get("ce-specversion").is_some() || headers.get("ce-id").is_some() {
-            return binary(headers, payload);
-        }
         let content_type = headers.get_str("content-type").unwrap_or_default();
         if content_type.to_ascii_lowercase().starts_with("application/cloudevents") {
             return Structured::read(payload);
+        }
+        if headers.get("ce-specversion").is_some() || headers.get("ce-id").is_some() {
+            return binary(headers, payload);
         }
         if payload.iter().all(u8::is_ascii_whitespace) {
             return Err(DecodeError::Empty);
@@ -52,31 +62,32 @@ impl Event {
 
 /// The form-telling fields of a JSON object; `None` for other JSON.
 fn probe(payload: &Bytes) -> Result<Option<Probe>, DecodeError> {
+    json::check(payload).map_err(DecodeError::Json)?;
     let is_object = payload.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'{');
-    if is_object {
-        return serde_json::from_slice(payload).map(Some).map_err(DecodeError::Json);
-    }
-    serde_json::from_slice::<serde::de::IgnoredAny>(payload).map(|_| None).map_err(DecodeError::Json)
+    if is_object { serde_json::from_slice(payload).map(Some).map_err(DecodeError::Json) } else { Ok(None) }
 }
 
 fn binary(headers: &Headers, payload: &Bytes) -> Result<Event, DecodeError> {
-    let version = attribute(headers, "ce-specversion").ok_or(DecodeError::Attribute("specversion"))?;
+    let version = identity(headers, "ce-specversion")?.ok_or(DecodeError::Attribute("specversion"))?;
     check_spec_version(&version)?;
     let mut extensions = BTreeMap::new();
     for (name, value) in headers.iter() {
         let name = name.to_ascii_lowercase();
         let Some(name) = name.strip_prefix("ce-") else { continue };
-        if !CONTEXT_ATTRIBUTES.contains(&name)
+        if !event::is_attribute(name)
             && let Some(value) = std::str::from_utf8(value).ok().and_then(percent_decoded)
         {
             extensions.insert(name.to_owned(), value);
         }
     }
     let data_content_type = attribute(headers, "ce-datacontenttype").or_else(|| attribute(headers, "content-type"));
+    if !payload.is_empty() && json::is_json(data_content_type.as_deref()) {
+        json::check(payload).map_err(DecodeError::Json)?;
+    }
     Ok(Event {
-        id: EventId::new(attribute(headers, "ce-id").ok_or(DecodeError::MissingId)?)?,
-        source: attribute(headers, "ce-source").ok_or(DecodeError::Attribute("source"))?,
-        event_type: attribute(headers, "ce-type").ok_or(DecodeError::Attribute("type"))?,
+        id: EventId::new(identity(headers, "ce-id")?.ok_or(DecodeError::MissingId)?)?,
+        source: identity(headers, "ce-source")?.ok_or(DecodeError::Attribute("source"))?,
+        event_type: identity(headers, "ce-type")?.ok_or(DecodeError::Attribute("type"))?,
         subject: attribute(headers, "ce-subject"),
         time: attribute(headers, "ce-time").map(|time| time.parse().map_err(|_| DecodeError::Time)).transpose()?,
         data_content_type,
@@ -85,16 +96,37 @@ fn binary(headers: &Headers, payload: &Bytes) -> Result<Event, DecodeError> {
     })
 }
 
-/// The attributes that are fields of [`Event`].
-const CONTEXT_ATTRIBUTES: [&str; 7] = ["specversion", "id", "source", "type", "subject", "time", "datacontenttype"];
+/// An attribute that says which event this is, and so must not be there twice.
+fn identity(headers: &Headers, name: &'static str) -> Result<Option<String>, DecodeError> {
+    if headers.count(name) > 1 {
+        return Err(DecodeError::Ambiguous(name));
+    }
+    Ok(attribute(headers, name))
+}
 
 fn attribute(headers: &Headers, name: &str) -> Option<String> {
     headers.get_str(name).and_then(percent_decoded)
 }
 
-/// One round of percent-decoding, as the CloudEvents bindings for HTTP and NATS ask.
+/// The value of an attribute as the CloudEvents bindings for HTTP and NATS ask: quotes around it are taken off with their
+/// escapes, then one round of percent-decoding. `None` where that gives no UTF-8.
 fn percent_decoded(value: &str) -> Option<String> {
-    percent_decode_str(value).decode_utf8().ok().map(std::borrow::Cow::into_owned)
+    let quoted = value.strip_prefix('"').and_then(|value| value.strip_suffix('"'));
+    let value = quoted.map_or(Cow::Borrowed(value), |quoted| Cow::Owned(unescaped(quoted)));
+    percent_decode_str(&value).decode_utf8().ok().map(Cow::into_owned)
+}
+
+/// The inside of a quoted string: a backslash makes the character after it stand for itself.
+fn unescaped(quoted: &str) -> String {
+    let mut escaped = false;
+    let mut text = String::with_capacity(quoted.len());
+    for character in quoted.chars() {
+        escaped = character == '\\' && !escaped;
+        if !escaped {
+            text.push(character);
+        }
+    }
+    text
 }
 
 /// The shop's body without CloudEvents headers.
@@ -115,6 +147,9 @@ fn plain(id: &serde_json::Value, probe: &Probe, payload: &Bytes, origin: &Origin
 
 /// Any other JSON: an event of the type that its subject names.
 fn raw(headers: &Headers, payload: &Bytes, origin: &Origin, probe: Option<&Probe>) -> Result<Event, DecodeError> {
+    if headers.count("Nats-Msg-Id") > 1 {
+        return Err(DecodeError::Ambiguous("Nats-Msg-Id"));
+    }
     let message_id = headers.get_str("Nats-Msg-Id").map(str::to_owned);
     let id = message_id.or_else(|| origin.position_id()).ok_or(DecodeError::MissingId)?;
     let event_type = probe.and_then(|probe| text(probe.event_type.as_ref())).unwrap_or_else(|| origin.subject.clone());

@@ -3,7 +3,12 @@
 use bytes::Bytes;
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
-use crate::{error::EncodeError, event::Event, headers::Headers, structured::Structured};
+use crate::{
+    error::EncodeError,
+    event::{Event, is_attribute},
+    headers::Headers,
+    structured::Structured,
+};
 
 /// What the CloudEvents bindings for HTTP and NATS percent-encode in an attribute, beside all that is not ASCII.
 const ESCAPED: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'%');
@@ -28,7 +33,7 @@ impl Event {
         if let Some(content_type) = &self.data_content_type {
             attribute("datacontenttype", content_type);
         }
-        for (name, value) in &self.extensions {
+        for (name, value) in self.extensions.iter().filter(|(name, _)| !is_attribute(name)) {
             attribute(name, value);
         }
         (headers, self.data.clone())

@@ -14,6 +14,9 @@ pub enum DecodeError {
     /// A CloudEvents attribute is missing, or is no text.
     #[error("the CloudEvents attribute {0:?} is missing or not text")]
     Attribute(&'static str),
+    /// A header that says which event this is occurs more than once.
+    #[error("the header {0:?} is there more than once")]
+    Ambiguous(&'static str),
     /// The time of the event is not an RFC 3339 time.
     #[error("the CloudEvents attribute \"time\" is not an RFC 3339 time")]
     Time,
@@ -52,7 +55,7 @@ impl DecodeError {
     /// The reason that the dead letter gets.
     pub fn reason(&self) -> Reason {
         match self {
-            Self::Empty | Self::Json(_) | Self::Attribute(_) | Self::Time => Reason::Undecodable,
+            Self::Empty | Self::Json(_) | Self::Attribute(_) | Self::Ambiguous(_) | Self::Time => Reason::Undecodable,
             Self::MissingId | Self::Id(_) => Reason::InvalidId,
             Self::SpecVersion(_) | Self::EventVersion(_) => Reason::UnsupportedVersion,
             Self::Type(_) => Reason::UnsupportedType,

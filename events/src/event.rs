@@ -22,8 +22,15 @@ pub struct Event {
     pub time: Option<Timestamp>,
     /// The media type of its data.
     pub data_content_type: Option<String>,
-    /// All other attributes, with lower-case names.
+    /// All other attributes, with lower-case names. One with the name of a field, or of `data`, is not written.
     pub extensions: BTreeMap<String, String>,
     /// What happened.
     pub data: Bytes,
+}
+
+/// Whether a name belongs to an attribute that is a field of [`Event`], or to its data, and so to no extension.
+pub(crate) fn is_attribute(name: &str) -> bool {
+    const NAMES: [&str; 9] =
+        ["specversion", "id", "source", "type", "subject", "time", "datacontenttype", "data", "data_base64"];
+    NAMES.contains(&name)
 }

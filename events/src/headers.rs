@@ -28,6 +28,11 @@ impl Headers {
         self.get(name).and_then(|value| std::str::from_utf8(value).ok())
     }
 
+    /// How often a header is there.
+    pub fn count(&self, name: &str) -> usize {
+        self.0.iter().filter(|(known, _)| known.eq_ignore_ascii_case(name)).count()
+    }
+
     /// All headers in order.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Bytes)> {
         self.0.iter().map(|(name, value)| (name.as_str(), value))

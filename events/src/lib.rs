@@ -11,6 +11,7 @@ mod error;
 mod event;
 mod headers;
 mod id;
+mod json;
 mod money;
 mod origin;
 mod reason;

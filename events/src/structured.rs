@@ -11,8 +11,9 @@ use serde_json::value::RawValue;
 use crate::{
     decode::check_spec_version,
     error::{DecodeError, EncodeError},
-    event::Event,
+    event::{Event, is_attribute},
     id::EventId,
+    json,
 };
 
 /// A CloudEvent as one JSON document. The data keeps its bytes.
@@ -39,10 +40,12 @@ pub(crate) struct Structured {
 
 impl Structured {
     pub(crate) fn read(payload: &Bytes) -> Result<Event, DecodeError> {
-        let document: Self = serde_json::from_slice(payload).map_err(DecodeError::Json)?;
+        json::check(payload).map_err(DecodeError::Json)?;
+        let document: Self = serde_json::from_slice(payload).map_err(|error| unreadable(payload, error))?;
         check_spec_version(document.specversion.as_deref().ok_or(DecodeError::Attribute("specversion"))?)?;
         let data = match (document.data, document.data_base64) {
-            (Some(data), _) => Bytes::from(data.get().to_owned()),
+            (Some(_), Some(_)) => return Err(DecodeError::Ambiguous("data")),
+            (Some(data), None) => data_of(&data, document.datacontenttype.as_deref())?,
             (None, Some(data)) => {
                 BASE64_STANDARD.decode(data).map_err(|_| DecodeError::Attribute("data_base64"))?.into()
             }
@@ -56,13 +59,17 @@ impl Structured {
             subject: document.subject,
             time,
             data_content_type: document.datacontenttype,
-            extensions: document.extensions.into_iter().map(|(name, value)| (name, as_text(value))).collect(),
+            extensions: document
+                .extensions
+                .into_iter()
+                .filter_map(|(name, value)| Some((name, as_text(value)?)))
+                .collect(),
             data,
         })
     }
 
     pub(crate) fn write(event: &Event) -> Result<Vec<u8>, EncodeError> {
-        let json = is_json(event.data_content_type.as_deref());
+        let json = json::is_json(event.data_content_type.as_deref());
         let (data, data_base64) = match (event.data.is_empty(), json) {
             (true, _) => (None, None),
             (false, true) => (Some(serde_json::from_slice::<Box<RawValue>>(&event.data)?), None),
@@ -78,26 +85,47 @@ impl Structured {
             datacontenttype: event.data_content_type.clone(),
             data,
             data_base64,
-            extensions: event.extensions.iter().map(|(name, value)| (name.clone(), value.clone().into())).collect(),
+            extensions: event
+                .extensions
+                .iter()
+                .filter(|(name, _)| !is_attribute(name))
+                .map(|(name, value)| (name.clone(), value.clone().into()))
+                .collect(),
         };
         Ok(serde_json::to_vec(&document)?)
     }
 }
 
-/// JSON is the default, and whatever ends in `json`.
-fn is_json(content_type: Option<&str>) -> bool {
-    let Some(content_type) = content_type else { return true };
-    let media_type = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-    media_type.ends_with("/json") || media_type.ends_with("+json")
+/// Why a document cannot be read. A newer version may well have other types: that it is newer is the better thing to
+/// say.
+fn unreadable(payload: &Bytes, error: serde_json::Error) -> DecodeError {
+    #[derive(Deserialize)]
+    struct Version {
+        specversion: String,
+    }
+    match serde_json::from_slice(payload).map(|Version { specversion }| check_spec_version(&specversion)) {
+        Ok(Err(unsupported)) => unsupported,
+        Ok(Ok(())) | Err(_) => DecodeError::Json(error),
+    }
 }
 
-fn as_text(value: serde_json::Value) -> String {
+/// The data of a document: JSON as it stands there, and text out of its string.
+fn data_of(data: &RawValue, content_type: Option<&str>) -> Result<Bytes, DecodeError> {
+    if json::is_json(content_type) {
+        return Ok(Bytes::copy_from_slice(data.get().as_bytes()));
+    }
+    let text: String = serde_json::from_str(data.get()).map_err(DecodeError::Json)?;
+    Ok(text.into())
+}
+
+/// The value of an extension as text; `null` is as good as absent.
+fn as_text(value: serde_json::Value) -> Option<String> {
     match value {
-        serde_json::Value::String(text) => text,
-        other @ (serde_json::Value::Null
-        | serde_json::Value::Bool(_)
+        serde_json::Value::Null => None,
+        serde_json::Value::String(text) => Some(text),
+        other @ (serde_json::Value::Bool(_)
         | serde_json::Value::Number(_)
         | serde_json::Value::Array(_)
-        | serde_json::Value::Object(_)) => other.to_string(),
+        | serde_json::Value::Object(_)) => Some(other.to_string()),
     }
 }

@@ -113,7 +113,7 @@ fn a_plain_body_of_another_writer_is_read_and_its_unknown_fields_are_ignored() {
 fn any_other_json_gets_the_id_of_its_message_or_of_its_place() {
     let payload = Bytes::from_static(b"[1,2]");
     let mut headers = Headers::new();
-    assert_eq!(decode(&headers, &payload).id.as_str(), "42");
+    assert_eq!(decode(&headers, &payload).id.as_str(), "ORDERS:42");
 
     headers.push("nats-msg-id", "abc");
 
@@ -125,6 +125,7 @@ fn any_other_json_gets_the_id_of_its_message_or_of_its_place() {
 fn bad_messages_get_their_reason() {
     let valid = String::from_utf8(PLAIN.to_vec()).unwrap();
     let deep = "[".repeat(100_000);
+    let deep_and_whole = format!("{{\"event_id\":\"1\",\"x\":{deep}{}}}", "]".repeat(100_000));
     let long_id = "x".repeat(257);
     for (payload, expected) in [
         ("", Reason::Undecodable),
@@ -132,6 +133,13 @@ fn bad_messages_get_their_reason() {
         (&valid[..valid.len() / 2], Reason::Undecodable),
         (&format!("{valid}{valid}"), Reason::Undecodable),
         (&deep, Reason::Undecodable),
+        (&deep_and_whole, Reason::Undecodable),
+        (r#"{"specversion":"1.0","id":"1","id":"2","source":"s","type":"t"}"#, Reason::Undecodable),
+        (
+            r#"{"specversion":"1.0","id":"1","source":"s","type":"t","data":1,"data_base64":"MQ=="}"#,
+            Reason::Undecodable,
+        ),
+        (r#"{"specversion":"2.0","id":1,"source":["s"]}"#, Reason::UnsupportedVersion),
         (r#"{"event_id":"1","event_id":"2","event_type":"OrderPlaced"}"#, Reason::Undecodable),
         (
             &valid.replace("\"event_id\":\"0191b6a0-0000-7000-8000-000000000001\"", "\"event_id\":\"\""),
@@ -151,6 +159,78 @@ fn bad_messages_get_their_reason() {
         assert_eq!(reason(payload.as_bytes()), expected, "{payload:.80}");
     }
     assert_eq!(reason(b"{\"event_id\":\"\xff\"}"), Reason::Undecodable);
+}
+
+fn with_headers(headers: &[(&str, &'static str)], payload: &'static str) -> Result<Event, Reason> {
+    let mut all = Headers::new();
+    for (name, value) in headers {
+        all.push(*name, *value);
+    }
+    Event::decode(&all, &Bytes::from_static(payload.as_bytes()), &origin()).map_err(|error| error.reason())
+}
+
+const BINARY_HEADERS: [(&str, &str); 4] =
+    [("CE-specversion", "1.0"), ("Ce-Id", "1"), ("ce-source", "s"), ("ce-type", "t")];
+
+#[test]
+fn binary_attributes_are_read_in_any_case_with_quotes_and_percent_signs_taken_off() {
+    let more = [("ce-subject", r#""a \"b\" 100%25""#), ("ce-Tenant", "K%C3%A4se%20"), ("ce-data", "x"), ("other", "y")];
+
+    let event = with_headers(&[&BINARY_HEADERS[..], &more].concat(), "{}").unwrap();
+
+    assert_eq!(event.subject.as_deref(), Some("a \"b\" 100%"));
+    assert_eq!(event.extensions, BTreeMap::from([("tenant".to_owned(), "Käse ".to_owned())]));
+}
+
+#[test]
+fn bad_headers_get_their_reason() {
+    for (header, payload, expected) in [
+        (("ce-id", "2"), "{}", Reason::Undecodable),
+        (("x", "y"), "{\"a\":", Reason::Undecodable),
+        (("ce-datacontenttype", "application/vnd.shop+json"), "{} {}", Reason::Undecodable),
+        (("ce-time", "yesterday"), "{}", Reason::Undecodable),
+    ] {
+        let headers = [&BINARY_HEADERS[..], &[header]].concat();
+        assert_eq!(with_headers(&headers, payload), Err(expected), "{header:?} {payload}");
+    }
+    for (name, value, expected) in [
+        ("Ce-Id", "%FF", Reason::InvalidId),
+        ("Ce-Id", "%0A", Reason::InvalidId),
+        ("CE-specversion", "2.0", Reason::UnsupportedVersion),
+    ] {
+        let headers = BINARY_HEADERS.map(|header| if header.0 == name { (name, value) } else { header });
+        assert_eq!(with_headers(&headers, "{}"), Err(expected), "{name}: {value}");
+    }
+    let twice = [("Nats-Msg-Id", "1"), ("nats-msg-id", "2")];
+    assert_eq!(with_headers(&twice, "[]"), Err(Reason::Undecodable));
+}
+
+#[test]
+fn data_that_is_not_json_is_read_when_the_event_says_so() {
+    let headers = [&BINARY_HEADERS[..], &[("ce-datacontenttype", "text/plain")]].concat();
+    let structured = r#"{"specversion":"1.0","id":"1","source":"s","type":"t","datacontenttype":"text/plain","data":"a\nb","x":null}"#;
+
+    assert_eq!(with_headers(&headers, "a\nb").unwrap(), with_headers(&[], structured).unwrap());
+}
+
+#[test]
+fn a_structured_event_may_repeat_its_attributes_as_headers() {
+    let structured = r#"{"specversion":"1.0","id":"1","source":"s","type":"t","data":{"a":1}}"#;
+    let headers = [&BINARY_HEADERS[..], &[("Content-type", "application/CloudEvents+json; charset=utf-8")]].concat();
+
+    assert_eq!(with_headers(&headers, structured).unwrap().data, "{\"a\":1}");
+}
+
+#[test]
+fn an_order_without_items_is_read_as_go_writes_it() {
+    let body = String::from_utf8(PLAIN.to_vec()).unwrap();
+    let (before, rest) = body.split_once("[{").unwrap();
+    let (_, after) = rest.split_once("}]").unwrap();
+
+    let event = decode(&Headers::new(), &format!("{before}null{after}").into());
+
+    let ShopEvent::OrderPlaced(order) = ShopEvent::from_event(&event).unwrap() else { panic!() };
+    assert_eq!(order.items, []);
 }
 
 fn dead_letter() -> DeadLetter {
@@ -182,6 +262,17 @@ fn a_dead_letter_is_written_as_its_golden_file_says_and_trusts_no_header_of_the_
 }
 
 #[test]
+fn the_id_of_a_dead_letter_stays_the_same_for_the_same_message_only() {
+    let id = |consumer: &str, sequence, payload: &[u8]| {
+        DeadLetter::id_for(consumer, &Origin { sequence: Some(sequence), ..origin() }, payload)
+    };
+    assert_eq!(id("a/b", 1, b"x"), id("a/b", 1, b"x"));
+    for other in [id("a/c", 1, b"x"), id("a/b", 2, b"x"), id("a/b", 1, b"y")] {
+        assert_ne!(id("a/b", 1, b"x"), other);
+    }
+}
+
+#[test]
 fn a_dead_letter_by_reference_is_small_and_says_what_it_stands_for() {
     let mut letter = dead_letter();
     letter.payload = Bytes::from(vec![b'x'; 2_000_000]);
@@ -194,22 +285,32 @@ fn a_dead_letter_by_reference_is_small_and_says_what_it_stands_for() {
     assert_eq!(headers.get_str("millrace-origin"), Some("jetstream://ORDERS/orders.placed#42"));
 }
 
+/// A media type, and data that is of this type.
+fn arbitrary_data() -> impl Strategy<Value = (Option<String>, Bytes)> {
+    let json = "[ -~]{0,40}".prop_map(|text| Bytes::from(serde_json::json!({ "text": text }).to_string()));
+    prop_oneof![
+        (prop::option::of(Just("application/json; charset=utf-8".to_owned())), json),
+        (Just(Some("application/octet-stream".to_owned())), any::<Vec<u8>>().prop_map(Bytes::from)),
+        (Just(None), Just(Bytes::new())),
+    ]
+}
+
 fn arbitrary_event() -> impl Strategy<Value = Event> {
     let text = "[ -~äé\"%]{0,20}";
     let extensions = prop::collection::btree_map("x[a-z0-9]{1,10}", text, 0..4);
     let time = prop::option::of(
         (-1_000_000_000_i64..4_000_000_000).prop_map(|second| jiff::Timestamp::from_second(second).unwrap()),
     );
-    let attributes = ("[!-~]{1,40}", text, text, prop::option::of(text), time, extensions, "[ -~]{0,40}");
-    attributes.prop_map(|(id, source, event_type, subject, time, extensions, text)| Event {
+    let attributes = ("[!-~]{1,40}", text, text, prop::option::of(text), time, extensions, arbitrary_data());
+    attributes.prop_map(|(id, source, event_type, subject, time, extensions, (data_content_type, data))| Event {
         id: EventId::new(id).unwrap(),
         source,
         event_type,
         subject,
         time,
-        data_content_type: Some("application/json".to_owned()),
-        extensions: extensions.into_iter().collect::<BTreeMap<_, _>>(),
-        data: serde_json::json!({"text": text}).to_string().into(),
+        data_content_type,
+        extensions,
+        data,
     })
 }
 
@@ -241,8 +342,8 @@ proptest! {
 
     #[test]
     fn no_bytes_and_no_headers_make_the_reader_panic(
-        names in prop::collection::vec("(ce-|Content-|Nats-Msg-)?[a-zA-Z]{1,12}", 0..6),
-        values in prop::collection::vec(any::<Vec<u8>>(), 6),
+        names in prop::collection::vec("ce-(id|specversion|source|type|time)|Content-Type|Nats-Msg-Id|[a-zA-Z-]{1,12}", 0..8),
+        values in prop::collection::vec(prop_oneof![Just(b"1.0".to_vec()), any::<Vec<u8>>()], 8),
         payload: Vec<u8>,
         json in "\\{?\"?(event_id|specversion|data)?\"?:?[\\[\\]{}\",:0-9a-z]{0,60}",
     ) {

@@ -1,0 +1,58 @@
+//! Whether bytes are JSON that is safe to go through.
+
+use serde::de::{Error as _, IgnoredAny};
+
+/// Deepest nesting. What goes through a document value by value, here or at a receiver, needs some stack for each level.
+const DEPTH_MAX: usize = 128;
+
+/// Checks that `bytes` are one JSON document, with nothing behind it, of a depth that is safe.
+pub(crate) fn check(bytes: &[u8]) -> Result<(), serde_json::Error> {
+    serde_json::from_slice::<IgnoredAny>(bytes)?;
+    if depth(bytes) > DEPTH_MAX {
+        return Err(serde_json::Error::custom(format_args!("nested deeper than {DEPTH_MAX} levels")));
+    }
+    Ok(())
+}
+
+/// Whether data of this media type is JSON: that is the default, and whatever ends in `json`.
+pub(crate) fn is_json(content_type: Option<&str>) -> bool {
+    let Some(content_type) = content_type else { return true };
+    let media_type = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    media_type.ends_with("/json") || media_type.ends_with("+json")
+}
+
+/// The depth of a JSON document. Serde's way to skip a value needs no stack and so has no limit: count the brackets.
+fn depth(document: &[u8]) -> usize {
+    let mut deepest = 0_usize;
+    let mut depth = 0_usize;
+    let mut in_string = false;
+    let mut escaped = false;
+    for byte in document {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' => escaped = in_string,
+            b'"' => in_string = !in_string,
+            b'[' | b'{' if !in_string => {
+                depth = depth.saturating_add(1);
+                deepest = deepest.max(depth);
+            }
+            b']' | b'}' if !in_string => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    deepest
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn depth_counts_brackets_and_not_those_within_strings() {
+        for (document, expected) in [("1", 0), ("[]", 1), (r#"{"a":[[1],{}]}"#, 3), (r#"["[[\"[[\\",["]"]]"#, 2)] {
+            assert_eq!(depth(document.as_bytes()), expected, "{document}");
+        }
+        check(format!("{}{}", "[".repeat(128), "]".repeat(128)).as_bytes()).unwrap();
+        check(format!("{}{}", "[".repeat(129), "]".repeat(129)).as_bytes()).unwrap_err();
+    }
+}
