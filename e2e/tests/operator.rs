@@ -67,7 +67,7 @@ fn a_consumer_is_applied_changed_repaired_and_deleted_and_costs_nothing_in_quiet
     let get = |what: &[&str]| shop.cluster.get(&shop.namespace, what);
 
     // What cannot be changed is refused.
-    for change in ["queueGroup: other", "broker: {nats: {servers: ['nats://nats:4222']}}"] {
+    for change in ["queueGroup: other", "broker: {jetStream: null, nats: {servers: ['nats://nats:4222']}}"] {
         let patch = format!("spec: {{{change}}}");
         let arguments = ["-n", &shop.namespace, "patch", "evc", "order-log", "--type=merge", "-p", &patch];
         let refused = shop.cluster.try_kubectl(&arguments, "").unwrap_err();
@@ -120,6 +120,58 @@ fn a_consumer_is_applied_changed_repaired_and_deleted_and_costs_nothing_in_quiet
         let children = get(&["deployments,configmaps,serviceaccounts,pdb", "-l", "millrace.dev/consumer=order-log"])?;
         children["items"].as_array()?.is_empty().then_some(())
     });
+    shop.close();
+}
+
+#[test]
+fn an_operator_that_is_killed_again_and_again_ends_where_an_undisturbed_one_does() {
+    let shop = Shop::open(Cluster::with_operator(), "e2e-killed");
+    let cluster = &shop.cluster;
+    shop.start_producer("producer", &["--count=10"]);
+    for number in 0..8 {
+        let replaced = format!("order-log-{number}");
+        shop.apply_example("log", |yaml| yaml.replace("order-log", &replaced));
+        // Each kill finds it at another place of its work.
+        let pods = cluster.get("millrace-system", &["pods", "-l", "app.kubernetes.io/name=millrace-operator"]).unwrap();
+        for pod in pods["items"].as_array().unwrap() {
+            cluster.run_script("deploy/cluster/kill", [pod["metadata"]["uid"].as_str().unwrap()]);
+        }
+    }
+    // The kubelet backs off from a container that is killed so often; a new pod starts at once.
+    cluster.kubectl(&["-n", "millrace-system", "rollout", "restart", "deployment/millrace-operator"]);
+    cluster.kubectl(&["-n", "millrace-system", "rollout", "status", "deployment/millrace-operator", "--timeout=120s"]);
+    for number in 0..8 {
+        let name = format!("order-log-{number}");
+        shop.wait_ready(&name);
+        let deployment = cluster.get(&shop.namespace, &["deployment", &name]).unwrap();
+        assert_eq!(deployment["metadata"]["annotations"]["deployment.kubernetes.io/revision"], "1", "{name}");
+    }
+    shop.close();
+}
+
+#[test]
+fn the_chart_is_upgraded_and_uninstalled_without_touching_what_it_does_not_own() {
+    let shop = Shop::open(Cluster::with_operator(), "e2e-chart");
+    let cluster = &shop.cluster;
+    shop.start_producer("producer", &["--count=10"]);
+    shop.apply_example("log", |yaml| yaml);
+    shop.wait_ready("order-log");
+    let pod = || shop.pods("order-log")[0]["metadata"]["uid"].clone();
+    let before = pod();
+
+    let chart = cluster.path("charts/millrace");
+    let chart = chart.to_str().unwrap();
+    let upgrade = ["upgrade", "millrace", chart, "-n", "millrace-system", "--set", "logLevel=debug", "--wait"];
+    cluster.helm(&upgrade);
+    assert_eq!(pod(), before, "an upgrade of the operator replaces no consumer");
+
+    cluster.helm(&["uninstall", "millrace", "-n", "millrace-system", "--wait"]);
+    assert_eq!(pod(), before, "consumers go on without an operator");
+    assert!(cluster.get(&shop.namespace, &["evc", "order-log"]).is_some(), "the definition is kept");
+
+    cluster.install();
+    shop.wait_ready("order-log");
+    assert_eq!(pod(), before);
     shop.close();
 }
 

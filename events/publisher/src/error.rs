@@ -1,14 +1,29 @@
 //! What can go wrong.
 
+use async_nats::{ConnectErrorKind, jetstream::context::PublishErrorKind};
+
 /// A publisher that cannot be made.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
     /// The window is out of its range.
     #[error("the window of {0} events is out of range: use 1 to 4096")]
     Window(usize),
-    /// The credentials are refused, or the address cannot be read.
-    #[error("failed to connect")]
-    Connect(#[from] async_nats::ConnectError),
+    /// The server refuses, or its address cannot be read. Trying again does not help.
+    #[error("failed to connect to {servers}")]
+    Refused {
+        /// The servers.
+        servers: String,
+        /// What is wrong.
+        source: async_nats::ConnectError,
+    },
+    /// No server answered for the whole time that was given.
+    #[error("no server answered at {servers}")]
+    Unreachable {
+        /// The servers.
+        servers: String,
+        /// What the last attempt came to.
+        source: async_nats::ConnectError,
+    },
 }
 
 /// An event that is not known to be published. Publishing it again is safe: consumers recognise its id.
@@ -20,10 +35,36 @@ pub enum PublishError {
     /// The broker did not confirm in time.
     #[error("the broker did not confirm in time")]
     TimedOut,
+    /// A header cannot be sent: its name is not plain ASCII, or its value has a line break or is not UTF-8.
+    #[error("the header {0:?} cannot be sent")]
+    Header(String),
     /// The broker refuses the event, or the connection is closed.
     #[error("failed to publish")]
     Broker(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The publisher has been closed.
     #[error("the publisher is closed")]
     Closed,
+}
+
+impl PublishError {
+    /// Whether publishing the same event again may succeed.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::TimedOut | Self::Broker(_) => true,
+            Self::NoStream(_) | Self::Header(_) | Self::Closed => false,
+        }
+    }
+
+    pub(crate) fn from_jet_stream(error: async_nats::jetstream::context::PublishError, subject: &str) -> Self {
+        match error.kind() {
+            PublishErrorKind::StreamNotFound => Self::NoStream(subject.to_owned()),
+            PublishErrorKind::TimedOut => Self::TimedOut,
+            _ => Self::Broker(error.into()),
+        }
+    }
+}
+
+/// Whether a server may answer later where it did not now.
+pub(crate) fn may_come_up(error: &async_nats::ConnectError) -> bool {
+    matches!(error.kind(), ConnectErrorKind::Dns | ConnectErrorKind::Io | ConnectErrorKind::TimedOut)
 }

@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+/// The largest window.
+pub(crate) const WINDOW_MAX: u32 = 4096;
+
 /// How to publish. Start from [`PublisherOptions::new`].
 #[derive(Clone, Debug)]
 pub struct PublisherOptions {
@@ -13,11 +16,10 @@ pub struct PublisherOptions {
     pub broker: Broker,
     /// Most events that are published and not yet confirmed, 1 to 4096. Default 256. Whoever publishes more waits.
     pub window: usize,
+    /// The time in which a server must answer at first. Default 30 s. Credentials that it refuses are refused at once.
+    pub connect_timeout: Duration,
     /// The time that the broker has to confirm an event. Default 5 s.
     pub confirm_timeout: Duration,
-    /// Whether the event's id goes along as the message id, so that a stream drops a repeated publish within its
-    /// duplicate window. Default: it does.
-    pub message_id: bool,
 }
 
 /// A user and a password.
@@ -40,7 +42,8 @@ impl std::fmt::Debug for Credentials {
 pub enum Broker {
     /// To a stream, which confirms each.
     JetStream,
-    /// To whoever listens. An event counts as published when the server has read it.
+    /// To whoever listens. An event counts as published when the server has read it. To find that out, the user must be
+    /// allowed to publish to its own inboxes, `_INBOX.>`.
     Core,
 }
 
@@ -52,8 +55,8 @@ impl PublisherOptions {
             credentials: None,
             broker,
             window: 256,
+            connect_timeout: Duration::from_secs(30),
             confirm_timeout: Duration::from_secs(5),
-            message_id: true,
         }
     }
 }

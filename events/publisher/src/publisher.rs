@@ -1,25 +1,22 @@
 //! The publisher.
 
-use std::{future::IntoFuture, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-use async_nats::{
-    Client, ConnectOptions, HeaderMap, RequestErrorKind,
-    jetstream::{
-        self,
-        context::{PublishAckFuture, PublishErrorKind},
-    },
-};
+use async_nats::{Client, HeaderMap, HeaderName, HeaderValue};
 use bytes::Bytes;
-use millrace_events::Event;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use millrace_events::{Event, Headers};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, oneshot},
+    time::timeout,
+};
 
 use crate::{
+    connect::connect_client,
     error::{ConnectError, PublishError},
-    options::{Broker, PublisherOptions},
+    jetstream::{self, JetStream},
+    nats::Core,
+    options::{Broker, PublisherOptions, WINDOW_MAX},
 };
-
-/// Longest pause between two attempts to reach a server that is gone.
-const RECONNECT_PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// Publishes events. Cheap to clone; clones share the connection and the window.
 ///
@@ -27,13 +24,20 @@ const RECONNECT_PAUSE_MAX: Duration = Duration::from_secs(1);
 /// An event whose publish returns `Ok` is with the broker. One that ends in an error may be or may not be; publishing it
 /// again is safe, because its id stays the same.
 ///
-/// The connection is made again for ever after it is lost.
+/// A lost connection is made again for ever, with pauses that double up to a second.
 #[derive(Clone, Debug)]
 pub struct EventPublisher {
     client: Client,
-    context: jetstream::Context,
-    options: Arc<PublisherOptions>,
+    target: Target,
+    confirm_timeout: Duration,
     window: Arc<Semaphore>,
+    window_size: u32,
+}
+
+#[derive(Clone, Debug)]
+enum Target {
+    JetStream(JetStream),
+    Core(Core),
 }
 
 /// An event that the broker has.
@@ -45,48 +49,31 @@ pub struct Published {
     pub duplicate: bool,
 }
 
-/// An event that is on its way. Dropping the handle does not take it back.
+/// An event that is on its way. It goes on its way whether or not anybody waits, and holds its place in the window until
+/// the broker has spoken: handles may be collected, awaited later or dropped.
 #[derive(Debug)]
-pub struct PublishHandle {
-    subject: String,
-    sent: Sent,
-    confirm_timeout: Duration,
-    _permit: OwnedSemaphorePermit,
-}
-
-#[derive(Debug)]
-enum Sent {
-    JetStream(PublishAckFuture),
-    Core(Client),
-}
+pub struct PublishHandle(oneshot::Receiver<Result<Published, PublishError>>);
 
 impl EventPublisher {
-    /// Connects.
+    /// Connects. A server that does not answer is tried again until `connect_timeout` is over.
     ///
     /// # Errors
-    /// When the options cannot be used or the server refuses the credentials. A server that is not there yet is waited
-    /// for by the first publish.
+    /// When the options cannot be used, the server refuses the credentials, or no server answers.
     pub async fn connect(options: PublisherOptions) -> Result<Self, ConnectError> {
-        if !(1..=4096).contains(&options.window) {
-            return Err(ConnectError::Window(options.window));
-        }
-        let mut connect_options = ConnectOptions::new()
-            .name("millrace publisher")
-            .retry_on_initial_connect()
-            .request_timeout(Some(options.confirm_timeout))
-            .reconnect_delay_callback(|attempts| {
-                let exponent = u32::try_from(attempts).unwrap_or(u32::MAX).min(10);
-                Duration::from_millis(50).saturating_mul(2_u32.saturating_pow(exponent)).min(RECONNECT_PAUSE_MAX)
-            });
-        if let Some(credentials) = &options.credentials {
-            connect_options =
-                connect_options.user_and_password(credentials.username.clone(), credentials.password.clone());
-        }
-        let client = connect_options.connect(options.servers.as_slice()).await?;
-        let mut context = jetstream::new(client.clone());
-        context.set_timeout(options.confirm_timeout);
-        let window = Arc::new(Semaphore::new(options.window));
-        Ok(Self { client, context, options: Arc::new(options), window })
+        let window_size = u32::try_from(options.window).ok().filter(|window| (1..=WINDOW_MAX).contains(window));
+        let window_size = window_size.ok_or(ConnectError::Window(options.window))?;
+        let client = connect_client(&options).await?;
+        let target = match options.broker {
+            Broker::JetStream => Target::JetStream(JetStream::new(client.clone(), options.confirm_timeout)),
+            Broker::Core => Target::Core(Core(client.clone())),
+        };
+        Ok(Self {
+            client,
+            target,
+            confirm_timeout: options.confirm_timeout,
+            window: Arc::new(Semaphore::new(options.window)),
+            window_size,
+        })
     }
 
     /// Publishes an event in binary mode and returns when the broker has it.
@@ -96,50 +83,47 @@ impl EventPublisher {
 
     /// Publishes an event in binary mode and returns when it is sent, with a handle to wait for the broker's word. While
     /// the window is full it waits for room.
+    ///
+    /// The event's id is the message id: a stream drops a repeated publish within its duplicate window.
     pub async fn publish_async(&self, subject: &str, event: &Event) -> Result<PublishHandle, PublishError> {
-        let (headers, payload) = event.encode_binary();
-        let mut map = HeaderMap::new();
-        for (name, value) in headers.iter() {
-            map.append(name, String::from_utf8_lossy(value).as_ref());
-        }
-        if self.options.message_id {
-            map.insert("Nats-Msg-Id", event.id.as_str());
-        }
-        self.publish_message(subject, map, payload).await
+        let (mut headers, payload) = event.encode_binary();
+        headers.push("Nats-Msg-Id", event.id.as_str().to_owned());
+        self.publish_message(subject, &headers, payload).await
     }
 
-    /// Publishes a message as it is, event or not.
+    /// Publishes a message as it is, event or not. The caller chooses its message id, the header `Nats-Msg-Id`: an event
+    /// that is to be stored twice on purpose needs two of them.
     pub async fn publish_message(
         &self,
         subject: &str,
-        headers: HeaderMap,
+        headers: &Headers,
         payload: Bytes,
     ) -> Result<PublishHandle, PublishError> {
+        let headers = header_map(headers)?;
         let permit = Arc::clone(&self.window).acquire_owned().await.map_err(|_| PublishError::Closed)?;
-        let sent = match self.options.broker {
-            Broker::JetStream => Sent::JetStream(
-                self.context
-                    .publish_with_headers(subject.to_owned(), headers, payload)
-                    .await
-                    .map_err(|error| PublishError::Broker(error.into()))?,
-            ),
-            Broker::Core => {
-                let sending = self.client.publish_with_headers(subject.to_owned(), headers, payload);
-                sending.await.map_err(|error| PublishError::Broker(error.into()))?;
-                Sent::Core(self.client.clone())
-            }
-        };
-        let confirm_timeout = self.options.confirm_timeout;
-        Ok(PublishHandle { subject: subject.to_owned(), sent, confirm_timeout, _permit: permit })
+        // While the connection is down the client's own queue may be full, so sending has a bound of its own.
+        let sent = timeout(self.confirm_timeout, self.send(subject.to_owned(), headers, payload));
+        let sent = sent.await.map_err(|_| PublishError::TimedOut)??;
+        Ok(track(confirmed(sent, self.confirm_timeout), permit))
     }
 
-    /// Waits until everything sent is confirmed or its time is over, and lets nothing more be published.
+    async fn send(&self, subject: String, headers: HeaderMap, payload: Bytes) -> Result<Sent, PublishError> {
+        match &self.target {
+            Target::JetStream(stream) => {
+                let ack = stream.send(subject.clone(), headers, payload).await?;
+                Ok(Sent::JetStream { ack, subject })
+            }
+            Target::Core(core) => core.send(subject, headers, payload).await.map(|()| Sent::Core(core.clone())),
+        }
+    }
+
+    /// Lets nothing more be published, on clones neither, and returns when the broker has spoken on everything sent or
+    /// its time is over. What became of each event, its handle says.
     pub async fn close(self) -> Result<(), PublishError> {
-        let all = u32::try_from(self.options.window).unwrap_or(u32::MAX);
-        let idle = self.window.acquire_many(all);
-        let waited = tokio::time::timeout(self.options.confirm_timeout, idle).await;
+        // Every place in the window is free again when nothing is on its way.
+        let idle = self.window.acquire_many(self.window_size).await.map_err(|_| PublishError::Closed)?;
         self.window.close();
-        waited.map_err(|_| PublishError::TimedOut)?.map(drop).map_err(|_| PublishError::Closed)?;
+        drop(idle);
         self.client.drain().await.map_err(|error| PublishError::Broker(error.into()))
     }
 }
@@ -147,26 +131,51 @@ impl EventPublisher {
 impl PublishHandle {
     /// Waits until the broker has the event.
     pub async fn confirmed(self) -> Result<Published, PublishError> {
-        match self.sent {
-            Sent::JetStream(ack) => {
-                let ack = tokio::time::timeout(self.confirm_timeout, ack.into_future()).await;
-                let ack = ack.map_err(|_| PublishError::TimedOut)?.map_err(|error| match error.kind() {
-                    PublishErrorKind::StreamNotFound => PublishError::NoStream(self.subject),
-                    PublishErrorKind::TimedOut => PublishError::TimedOut,
-                    _ => PublishError::Broker(error.into()),
-                })?;
-                Ok(Published { sequence: Some(ack.sequence), duplicate: ack.duplicate })
-            }
-            Sent::Core(client) => {
-                // An answer to a later question, even "nobody is there", says that the server has read what came before.
-                match client.request(client.new_inbox(), Bytes::new()).await {
-                    Ok(_) => {}
-                    Err(error) if error.kind() == RequestErrorKind::NoResponders => {}
-                    Err(error) if error.kind() == RequestErrorKind::TimedOut => return Err(PublishError::TimedOut),
-                    Err(error) => return Err(PublishError::Broker(error.into())),
-                }
-                Ok(Published { sequence: None, duplicate: false })
-            }
-        }
+        self.0.await.unwrap_or(Err(PublishError::Closed))
     }
+}
+
+/// A message that has been sent.
+enum Sent {
+    JetStream { ack: async_nats::jetstream::context::PublishAckFuture, subject: String },
+    Core(Core),
+}
+
+async fn confirmed(sent: Sent, limit: Duration) -> Result<Published, PublishError> {
+    let confirmed = async {
+        match sent {
+            Sent::JetStream { ack, subject } => jetstream::confirmed(ack, &subject).await,
+            Sent::Core(core) => core.confirmed().await,
+        }
+    };
+    timeout(limit, confirmed).await.unwrap_or(Err(PublishError::TimedOut))
+}
+
+/// Waits for a confirmation in the background and frees the place in the window with it. The window bounds the tasks, and
+/// the confirmation's time limit ends each.
+#[expect(clippy::disallowed_methods, reason = "the engine, which names and owns tasks, is not for publishers")]
+fn track(
+    confirmed: impl Future<Output = Result<Published, PublishError>> + Send + 'static,
+    permit: OwnedSemaphorePermit,
+) -> PublishHandle {
+    let (sender, receiver) = oneshot::channel();
+    tokio::spawn(async move {
+        let outcome = confirmed.await;
+        drop(permit);
+        // Nobody may be waiting.
+        drop(sender.send(outcome));
+    });
+    PublishHandle(receiver)
+}
+
+/// Headers as NATS sends them.
+fn header_map(headers: &Headers) -> Result<HeaderMap, PublishError> {
+    let mut map = HeaderMap::new();
+    for (name, value) in headers.iter() {
+        let pair = name.parse::<HeaderName>().ok().zip(std::str::from_utf8(value).ok());
+        let pair = pair.and_then(|(name, value)| Some((name, value.parse::<HeaderValue>().ok()?)));
+        let (name, value) = pair.ok_or_else(|| PublishError::Header(name.chars().take(64).collect()))?;
+        map.append(name, value);
+    }
+    Ok(map)
 }

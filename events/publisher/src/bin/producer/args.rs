@@ -12,16 +12,20 @@ pub(crate) struct Args {
     #[arg(long, env = "NATS_URL", default_value = "nats://127.0.0.1:4222")]
     pub(crate) server: String,
 
+    /// Name of the stream that --create-streams creates for the events.
+    #[arg(long, default_value = "ORDERS")]
+    pub(crate) stream: String,
+
     /// Messages in all, duplicates and poison included.
-    #[arg(long, default_value_t = 1000)]
+    #[arg(long, env = "PRODUCER_COUNT", default_value_t = 1000)]
     pub(crate) count: u32,
 
     /// Messages a second; 0: as fast as the broker confirms.
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, env = "PRODUCER_RATE", default_value_t = 0)]
     pub(crate) rate: u32,
 
     /// The same seed gives the same events.
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, env = "PRODUCER_SEED", default_value_t = 1)]
     pub(crate) seed: u64,
 
     /// Share of messages that are an earlier event once more.
@@ -32,12 +36,12 @@ pub(crate) struct Args {
     #[arg(long, default_value_t = 0)]
     pub(crate) poison: u32,
 
-    /// Most messages published and not yet confirmed.
+    /// Most messages published and not yet confirmed, 1 to 4096.
     #[arg(long, default_value_t = 256)]
     pub(crate) window: usize,
 
-    /// Creates the streams ORDERS (orders.>, payments.>) and DLQ (dlq.>) where they do not exist.
-    #[arg(long)]
+    /// Creates the streams where they do not exist: that of --stream for orders.> and payments.>, DLQ for dlq.>.
+    #[arg(long, conflicts_with = "core")]
     pub(crate) create_streams: bool,
 
     /// Publishes to NATS core instead of JetStream.
@@ -51,6 +55,10 @@ pub(crate) struct Args {
     /// Password, where the server wants one.
     #[arg(long, env = "NATS_PASSWORD", requires = "user")]
     pub(crate) password: Option<String>,
+
+    /// Writes the id and the type of every unique valid event to this file, one event a line.
+    #[arg(long)]
+    pub(crate) ids: Option<PathBuf>,
 
     /// Writes the summary as JSON to this file.
     #[arg(long)]

@@ -1,4 +1,6 @@
-//! The events of a shop, from a seed. Pure: the same seed gives the same bytes.
+//! The messages of a shop, from a seed. Pure: the same seed gives the same bytes.
+
+use std::{collections::VecDeque, sync::Arc};
 
 use fastrand::Rng;
 use jiff::{SignedDuration, Timestamp};
@@ -9,8 +11,11 @@ use uuid::Uuid;
 
 use crate::poison::{self, Kind};
 
+/// How many events back a duplicate may repeat one, and so how many are remembered.
+const DUPLICATE_DISTANCE_MAX: usize = 500;
+
 /// A message that is a valid event.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Valid {
     pub(crate) shop_event: ShopEvent,
     pub(crate) event: Event,
@@ -20,9 +25,9 @@ pub(crate) struct Valid {
 #[derive(Clone, Debug)]
 pub(crate) enum Message {
     /// A new event.
-    New(Box<Valid>),
+    New(Arc<Valid>),
     /// An earlier event once more, byte for byte.
-    Duplicate(Box<Valid>),
+    Duplicate(Arc<Valid>),
     /// A message that no consumer can handle.
     Poison(Kind, bytes::Bytes),
 }
@@ -30,10 +35,20 @@ pub(crate) enum Message {
 /// What the stream is to hold.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Plan {
-    pub(crate) count: u32,
+    pub(crate) unique: u32,
     pub(crate) duplicates: u32,
     pub(crate) poison: u32,
     pub(crate) seed: u64,
+}
+
+impl Plan {
+    /// The plan for `count` messages in all; `None` when duplicates and poison leave no room for events.
+    pub(crate) fn new(count: u32, duplicates_percent: u32, poison: u32, seed: u64) -> Option<Self> {
+        let duplicates = u64::from(count) * u64::from(duplicates_percent) / 100;
+        let duplicates = u32::try_from(duplicates).ok()?;
+        let unique = count.checked_sub(duplicates)?.checked_sub(poison)?;
+        (unique > 0).then_some(Self { unique, duplicates, poison, seed })
+    }
 }
 
 const PRODUCTS: [(&str, &str, i64); 6] = [
@@ -47,87 +62,69 @@ const PRODUCTS: [(&str, &str, i64); 6] = [
 const METHODS: [&str; 4] = ["credit_card", "paypal", "bank_transfer", "gift_card"];
 const CARRIERS: [&str; 3] = ["DHL", "UPS", "Hermes"];
 
-/// The messages of a plan, in order. Poison and duplicates are spread over the stream.
-pub(crate) fn messages(plan: Plan) -> Vec<Message> {
-    let mut rng = Rng::with_seed(plan.seed);
-    let unique = plan.count.saturating_sub(plan.duplicates).saturating_sub(plan.poison);
-    let mut valid = Vec::new();
-    let mut order = None;
-    for index in 0..unique {
-        let shop_event = next_event(&mut rng, &mut order, index);
+/// The messages of a plan, in order. Poison and duplicates are spread over the whole stream. Holds only the events that
+/// a duplicate may still repeat, however long the plan is.
+#[derive(Debug)]
+pub(crate) struct Messages {
+    rng: Rng,
+    left: Plan,
+    made: u32,
+    poison_kinds: std::iter::Cycle<std::array::IntoIter<Kind, 5>>,
+    order: Option<OrderPlaced>,
+    recent: VecDeque<Arc<Valid>>,
+}
+
+impl Messages {
+    pub(crate) fn new(plan: Plan) -> Self {
+        Self {
+            rng: Rng::with_seed(plan.seed),
+            left: plan,
+            made: 0,
+            poison_kinds: Kind::ALL.into_iter().cycle(),
+            order: None,
+            recent: VecDeque::new(),
+        }
+    }
+
+    fn new_event(&mut self) -> Arc<Valid> {
+        let shop_event = next_event(&mut self.rng, &mut self.order, self.made);
         let mut event = shop_event.to_event().expect("generated ids are UUIDs");
-        if let Some(order) = &order {
+        if let Some(order) = &self.order {
             // The address that e-mails about shipments and payments go to.
             event.extensions.insert("customeremail".to_owned(), order.customer_email.clone());
         }
-        valid.push(Valid { shop_event, event });
+        let valid = Arc::new(Valid { shop_event, event });
+        self.made += 1;
+        if self.recent.len() == DUPLICATE_DISTANCE_MAX {
+            self.recent.pop_front();
+        }
+        self.recent.push_back(Arc::clone(&valid));
+        valid
     }
-    let mut stream: Vec<Message> = Vec::new();
-    let mut places = Places::new(&mut rng, plan);
-    let mut new = valid.iter();
-    let mut seen = 0_usize;
-    while stream.len() < usize::try_from(plan.count).unwrap_or(usize::MAX) {
-        let message = match places.next(seen, new.len()) {
-            Place::New => match new.next() {
-                Some(valid) => {
-                    seen += 1;
-                    Message::New(Box::new(valid.clone()))
-                }
-                None => break,
-            },
-            Place::Duplicate => {
-                let distance = rng.usize(0..seen.clamp(1, 500));
-                match seen.checked_sub(distance + 1).and_then(|earlier| valid.get(earlier)) {
-                    Some(earlier) => Message::Duplicate(Box::new(earlier.clone())),
-                    None => break,
-                }
-            }
-            Place::Poison(number) => {
-                let Some(kind) = Kind::ALL.into_iter().cycle().nth(number) else { break };
-                Message::Poison(kind, poison::payload(kind, &mut rng))
-            }
-        };
-        stream.push(message);
-    }
-    stream
 }
 
-/// What comes next in the stream.
-enum Place {
-    New,
-    Duplicate,
-    Poison(usize),
-}
-
-/// Deals out the places of a plan.
-struct Places {
-    rng: Rng,
-    duplicates: usize,
-    poison: usize,
-    dealt_poison: usize,
-}
-
-impl Places {
-    fn new(rng: &mut Rng, plan: Plan) -> Self {
-        let count = |count: u32| usize::try_from(count).unwrap_or(usize::MAX);
-        Self { rng: rng.fork(), duplicates: count(plan.duplicates), poison: count(plan.poison), dealt_poison: 0 }
-    }
+impl Iterator for Messages {
+    type Item = Message;
 
     /// Draws from what is left, so that each kind is spread evenly. A duplicate needs something to repeat.
-    fn next(&mut self, seen: usize, new_left: usize) -> Place {
-        let duplicates = if seen == 0 { 0 } else { self.duplicates };
-        let left = new_left + duplicates + self.poison;
-        let drawn = self.rng.usize(0..left.max(1));
-        if drawn < new_left || left == 0 {
-            Place::New
-        } else if drawn < new_left + duplicates {
-            self.duplicates -= 1;
-            Place::Duplicate
-        } else {
-            self.poison -= 1;
-            self.dealt_poison += 1;
-            Place::Poison(self.dealt_poison - 1)
+    fn next(&mut self) -> Option<Message> {
+        let earlier = if self.recent.is_empty() { None } else { self.recent.get(self.rng.usize(0..self.recent.len())) };
+        let duplicates = earlier.map_or(0, |_| u64::from(self.left.duplicates));
+        let (unique, poison) = (u64::from(self.left.unique), u64::from(self.left.poison));
+        let drawn = self.rng.u64(0..(unique + duplicates + poison).max(1));
+        if let Some(earlier) = earlier
+            && (unique..unique + duplicates).contains(&drawn)
+        {
+            self.left.duplicates -= 1;
+            return Some(Message::Duplicate(Arc::clone(earlier)));
         }
+        if drawn < unique {
+            self.left.unique -= 1;
+            return Some(Message::New(self.new_event()));
+        }
+        self.left.poison = self.left.poison.checked_sub(1)?;
+        let kind = self.poison_kinds.next()?;
+        Some(Message::Poison(kind, poison::payload(kind, &mut self.rng)))
     }
 }
 
@@ -203,33 +200,38 @@ mod tests {
 
     use super::*;
 
-    fn counts(stream: &[Message]) -> (usize, usize, usize) {
-        let count = |kind: fn(&Message) -> bool| stream.iter().filter(|message| kind(message)).count();
-        (
-            count(|message| matches!(message, Message::New(_))),
-            count(|message| matches!(message, Message::Duplicate(_))),
-            count(|message| matches!(message, Message::Poison(..))),
-        )
-    }
-
     #[test]
     fn a_plan_is_kept_to_the_message() {
-        let stream = messages(Plan { count: 5000, duplicates: 500, poison: 20, seed: 1 });
+        let stream: Vec<Message> = Messages::new(Plan::new(5000, 10, 20, 1).unwrap()).collect();
 
-        assert_eq!(counts(&stream), (4480, 500, 20));
+        let count = |kind: fn(&Message) -> bool| stream.iter().filter(|message| kind(message)).count();
+        assert_eq!(count(|message| matches!(message, Message::New(_))), 4480);
+        assert_eq!(count(|message| matches!(message, Message::Duplicate(_))), 500);
+        for kind in Kind::ALL {
+            let of_kind =
+                stream.iter().filter(|message| matches!(message, Message::Poison(found, _) if *found == kind));
+            assert_eq!(of_kind.count(), 4, "{kind:?}");
+        }
+        assert!(stream.len() == 5000 && Plan::new(100, 50, 50, 1).is_none());
     }
 
     proptest! {
         #[test]
-        fn the_same_seed_gives_the_same_stream_and_every_duplicate_repeats_an_earlier_event(seed: u64) {
-            let plan = Plan { count: 200, duplicates: 40, poison: 10, seed };
-            let stream = messages(plan);
-            prop_assert_eq!(format!("{stream:?}"), format!("{:?}", messages(plan)));
-            let mut seen = std::collections::BTreeSet::new();
-            for message in &stream {
+        fn the_same_seed_gives_the_same_bytes_and_every_duplicate_repeats_an_earlier_event(seed: u64, percent in 0_u32..=50) {
+            let plan = Plan::new(200, percent, 10, seed).unwrap();
+            let stream: Vec<Message> = Messages::new(plan).collect();
+            prop_assert_eq!(stream.len(), 200);
+            let again: Vec<Message> = Messages::new(plan).collect();
+            prop_assert_eq!(format!("{stream:?}"), format!("{again:?}"));
+            let mut seen = std::collections::BTreeMap::new();
+            for message in stream {
                 match message {
-                    Message::New(valid) => prop_assert!(seen.insert(valid.event.id.clone())),
-                    Message::Duplicate(valid) => prop_assert!(seen.contains(&valid.event.id)),
+                    Message::New(valid) => {
+                        prop_assert!(seen.insert(valid.event.id.clone(), valid.event.encode_binary()).is_none());
+                    }
+                    Message::Duplicate(valid) => {
+                        prop_assert_eq!(seen.get(&valid.event.id), Some(&valid.event.encode_binary()));
+                    }
                     Message::Poison(..) => {}
                 }
             }

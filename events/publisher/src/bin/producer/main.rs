@@ -2,8 +2,11 @@
 
 mod args;
 mod generate;
+mod ids;
 mod poison;
+mod progress;
 mod run;
+mod streams;
 mod summary;
 
 use std::process::ExitCode;
@@ -20,8 +23,14 @@ async fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(error) => {
-            eprintln!("producer: {error}");
+            eprintln!("producer: {}", with_causes(&error));
             ExitCode::FAILURE
         }
     }
+}
+
+/// An error with all its causes on one line.
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }

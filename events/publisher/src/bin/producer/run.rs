@@ -1,173 +1,147 @@
 //! Publishes the stream: at its rate, within the window, each message until the broker has confirmed it.
 
-use std::{
-    collections::VecDeque,
-    time::{Duration, Instant},
-};
+use std::{collections::VecDeque, time::Duration};
 
-use async_nats::{HeaderMap, jetstream};
-use millrace_events::Event;
-use millrace_publisher::{Broker, Credentials, EventPublisher, PublishError, PublishHandle, PublisherOptions};
+use bytes::Bytes;
+use millrace_events::Headers;
+use millrace_publisher::{
+    Broker, ConnectError, Credentials, EventPublisher, PublishError, PublishHandle, PublisherOptions,
+};
 
 use crate::{
     args::Args,
-    generate::{self, Message, Plan},
+    generate::{Message, Messages, Plan},
+    ids::Ids,
+    progress::Progress,
+    streams,
     summary::Summary,
 };
 
-/// Tries to publish one message, while a broker comes back for example.
+/// Tries to publish one message, while a broker comes back for example. Each waits for the confirmation's time limit.
 const PUBLISH_TRIES: u32 = 30;
+
+/// The pause before a message is published again.
+const PUBLISH_PAUSE: Duration = Duration::from_millis(500);
 
 /// What ends the producer early.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
-    #[error("failed to connect to {server}: {error}")]
-    Connect { server: String, error: String },
-    #[error("failed to create stream {stream}: {error}")]
-    Stream { stream: &'static str, error: String },
-    #[error("failed to publish: {0}")]
-    Publish(#[from] PublishError),
-    #[error("failed to write the summary: {0}")]
-    Summary(#[from] std::io::Error),
     #[error("duplicates and poison leave no room for events: raise --count")]
     Plan,
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    #[error("failed to create stream {stream}")]
+    Stream { stream: String, source: Box<dyn std::error::Error + Send + Sync> },
+    #[error("gave up after {published} of {count} messages")]
+    Publish { published: u64, count: u32, source: PublishError },
+    #[error("failed to write {path}")]
+    Write { path: String, source: std::io::Error },
 }
 
 pub(crate) async fn run(args: &Args) -> Result<Summary, Error> {
-    let duplicates = args.count * args.duplicates_percent / 100;
-    if duplicates + args.poison >= args.count {
-        return Err(Error::Plan);
-    }
-    let stream = generate::messages(Plan { count: args.count, duplicates, poison: args.poison, seed: args.seed });
+    let plan = Plan::new(args.count, args.duplicates_percent, args.poison, args.seed).ok_or(Error::Plan)?;
+    let mut ids = Ids::create(args.ids.as_deref())?;
     if args.create_streams {
-        create_streams(args).await?;
+        streams::create(args, &publisher_options(args)).await?;
     }
-    let publisher = connect(args).await?;
+    let publisher = EventPublisher::connect(publisher_options(args)).await?;
+    let failed = |published: u64| move |source| Error::Publish { published, count: args.count, source };
     let mut progress = Progress::start(args.count);
     let mut summary = Summary::default();
-    let mut window: VecDeque<(Message, PublishHandle)> = VecDeque::new();
-    for message in stream {
+    let mut in_flight: VecDeque<(Outgoing, PublishHandle)> = VecDeque::new();
+    for outgoing in outgoing(plan) {
         progress.pace(args.rate).await;
-        if window.len() >= args.window
-            && let Some((message, handle)) = window.pop_front()
+        if in_flight.len() >= args.window
+            && let Some((oldest, handle)) = in_flight.pop_front()
         {
-            confirm(&publisher, &message, handle).await?;
-            summary.add(&message);
+            confirm(&publisher, &oldest, handle).await.map_err(failed(summary.published))?;
+            ids.add(&oldest.message)?;
+            summary.add(&oldest.message);
         }
-        let handle = send(&publisher, &message).await?;
-        window.push_back((message, handle));
+        let handle = send(&publisher, &outgoing).await.map_err(failed(summary.published))?;
+        in_flight.push_back((outgoing, handle));
         progress.sent();
     }
-    for (message, handle) in window {
-        confirm(&publisher, &message, handle).await?;
-        summary.add(&message);
+    for (oldest, handle) in in_flight {
+        confirm(&publisher, &oldest, handle).await.map_err(failed(summary.published))?;
+        ids.add(&oldest.message)?;
+        summary.add(&oldest.message);
     }
-    summary.seconds = progress.started.elapsed().as_secs_f64();
-    publisher.close().await?;
+    publisher.close().await.map_err(failed(summary.published))?;
+    summary.seconds = progress.seconds();
+    ids.finish()?;
     write(args, &summary)?;
     Ok(summary)
 }
 
-async fn connect(args: &Args) -> Result<EventPublisher, Error> {
+fn publisher_options(args: &Args) -> PublisherOptions {
     let broker = if args.core { Broker::Core } else { Broker::JetStream };
     let credentials = args.user.clone().zip(args.password.clone());
-    let options = PublisherOptions {
+    PublisherOptions {
         credentials: credentials.map(|(username, password)| Credentials { username, password }),
         window: args.window,
-        // The duplicates are to reach the consumers, not to be dropped by the stream.
-        message_id: false,
         ..PublisherOptions::new([args.server.clone()], broker)
-    };
-    let connecting = EventPublisher::connect(options).await;
-    connecting.map_err(|error| Error::Connect { server: args.server.clone(), error: error.to_string() })
-}
-
-async fn send(publisher: &EventPublisher, message: &Message) -> Result<PublishHandle, PublishError> {
-    match message {
-        Message::New(valid) | Message::Duplicate(valid) => {
-            let event: &Event = &valid.event;
-            publisher.publish_async(valid.shop_event.nats_subject(), event).await
-        }
-        Message::Poison(_, payload) => {
-            publisher.publish_message("orders.placed", HeaderMap::new(), payload.clone()).await
-        }
     }
 }
 
-/// Waits for the broker's word, and publishes again where there is none. That may store a message twice, which is one
-/// duplicate more; poison, which has no id to be recognised by, is told apart by its own bytes at the dead letters.
-async fn confirm(publisher: &EventPublisher, message: &Message, handle: PublishHandle) -> Result<(), Error> {
+/// A message as it is sent.
+struct Outgoing {
+    message: Message,
+    subject: &'static str,
+    headers: Headers,
+    payload: Bytes,
+}
+
+/// The messages of a plan with a message id each, which no other message and no other run has. So a duplicate made on
+/// purpose gets past the stream, and a message that is published again for want of an answer is stored once.
+fn outgoing(plan: Plan) -> impl Iterator<Item = Outgoing> {
+    let run = fastrand::u64(..);
+    Messages::new(plan).enumerate().map(move |(index, message)| {
+        let (subject, (mut headers, payload)) = match &message {
+            Message::New(valid) | Message::Duplicate(valid) => {
+                (valid.shop_event.nats_subject(), valid.event.encode_binary())
+            }
+            Message::Poison(_, payload) => ("orders.placed", (Headers::new(), payload.clone())),
+        };
+        headers.push("Nats-Msg-Id", format!("producer-{run:016x}-{index}"));
+        Outgoing { message, subject, headers, payload }
+    })
+}
+
+/// Sends a message, and again while the connection is down.
+async fn send(publisher: &EventPublisher, outgoing: &Outgoing) -> Result<PublishHandle, PublishError> {
+    let send = || publisher.publish_message(outgoing.subject, &outgoing.headers, outgoing.payload.clone());
+    for _ in 1..PUBLISH_TRIES {
+        match send().await {
+            Err(error) if error.is_retryable() => tokio::time::sleep(PUBLISH_PAUSE).await,
+            sent => return sent,
+        }
+    }
+    send().await
+}
+
+/// Waits for the broker's word, and publishes again where there is none.
+async fn confirm(publisher: &EventPublisher, outgoing: &Outgoing, handle: PublishHandle) -> Result<(), PublishError> {
     let mut confirmed = handle.confirmed().await;
     for _ in 1..PUBLISH_TRIES {
         match confirmed {
-            Ok(_) => return Ok(()),
-            Err(error @ PublishError::NoStream(_)) => return Err(error.into()),
-            Err(_) => {
-                tokio::time::sleep(Duration::from_millis(500)).await;
-                confirmed = send(publisher, message).await?.confirmed().await;
+            Err(error) if error.is_retryable() => {
+                tokio::time::sleep(PUBLISH_PAUSE).await;
+                confirmed = send(publisher, outgoing).await?.confirmed().await;
             }
+            spoken => return spoken.map(drop),
         }
     }
-    confirmed.map(drop).map_err(Error::from)
-}
-
-async fn create_streams(args: &Args) -> Result<(), Error> {
-    let connect_error =
-        |error: async_nats::ConnectError| Error::Connect { server: args.server.clone(), error: error.to_string() };
-    let mut options = async_nats::ConnectOptions::new();
-    if let (Some(user), Some(password)) = (&args.user, &args.password) {
-        options = options.user_and_password(user.clone(), password.clone());
-    }
-    let context = jetstream::new(options.connect(&args.server).await.map_err(connect_error)?);
-    for (stream, subjects) in [("ORDERS", vec!["orders.>", "payments.>"]), ("DLQ", vec!["dlq.>"])] {
-        let config = jetstream::stream::Config {
-            name: stream.to_owned(),
-            subjects: subjects.into_iter().map(str::to_owned).collect(),
-            ..jetstream::stream::Config::default()
-        };
-        let created = context.get_or_create_stream(config).await;
-        created.map_err(|error| Error::Stream { stream, error: error.to_string() })?;
-    }
-    Ok(())
+    confirmed.map(drop)
 }
 
 fn write(args: &Args, summary: &Summary) -> Result<(), Error> {
-    let json = serde_json::to_string(summary).map_err(std::io::Error::from)?;
+    let json = serde_json::to_string(summary).expect("the keys of a summary are text");
     if let Some(path) = &args.summary {
-        std::fs::write(path, &json)?;
+        std::fs::write(path, &json).map_err(|source| Error::Write { path: path.display().to_string(), source })?;
     }
     if args.summary_json {
         println!("{json}");
     }
     Ok(())
-}
-
-/// Keeps the rate and tells how far it is.
-struct Progress {
-    started: Instant,
-    count: u32,
-    sent: u32,
-    told: Instant,
-}
-
-impl Progress {
-    fn start(count: u32) -> Self {
-        let now = Instant::now();
-        Self { started: now, count, sent: 0, told: now }
-    }
-
-    /// Waits until the next message is due. A rate of 0 is no rate.
-    async fn pace(&self, rate: u32) {
-        if let Some(due) = Duration::from_secs(self.sent.into()).checked_div(rate) {
-            tokio::time::sleep(due.saturating_sub(self.started.elapsed())).await;
-        }
-    }
-
-    fn sent(&mut self) {
-        self.sent += 1;
-        if self.told.elapsed() >= Duration::from_secs(1) {
-            self.told = Instant::now();
-            eprintln!("published {} of {}", self.sent, self.count);
-        }
-    }
 }
