@@ -1,9 +1,11 @@
 //! The publisher on a real server: what it confirms is there, whatever happens to the server meanwhile.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a panic is how a test reports")]
 
+use std::time::{Duration, Instant};
+
 use async_nats::jetstream;
 use futures::StreamExt;
-use millrace_publisher::{Broker, ConnectError, EventPublisher, PublishError, PublisherOptions};
+use millrace_publisher::{Broker, ConnectError, Credentials, EventPublisher, PublishError, PublisherOptions};
 use millrace_testkit::{
     nats_server::{NatsServer, NatsServerOptions},
     sample,
@@ -86,8 +88,111 @@ async fn on_nats_core_a_published_event_has_reached_whoever_listens() {
 }
 
 #[tokio::test]
-async fn a_window_out_of_range_is_refused() {
-    let options = PublisherOptions { window: 0, ..PublisherOptions::new(["nats://x".to_owned()], Broker::Core) };
+async fn handles_may_be_collected_beyond_the_window_or_dropped_and_close_waits_for_all() {
+    let server = NatsServer::jetstream().await;
+    let mut stream = stream(&server).await;
+    let options = PublisherOptions { window: 4, ..PublisherOptions::new([server.url()], Broker::JetStream) };
+    let publisher = EventPublisher::connect(options).await.unwrap();
 
-    assert!(matches!(EventPublisher::connect(options).await, Err(ConnectError::Window(0))));
+    let mut handles = Vec::new();
+    for id in 1..=50 {
+        let handle = publisher.publish_async("orders.placed", &sample::event(&id.to_string())).await.unwrap();
+        if id % 2 == 0 {
+            handles.push(handle);
+        }
+    }
+    let clone = publisher.clone();
+    publisher.close().await.unwrap();
+
+    assert_eq!(stream.info().await.unwrap().state.messages, 50);
+    for handle in handles {
+        handle.confirmed().await.unwrap();
+    }
+    let late = clone.publish("orders.placed", &sample::event("late")).await;
+    assert!(matches!(late, Err(PublishError::Closed)), "{late:?}");
+}
+
+#[tokio::test]
+async fn the_window_is_full_while_the_broker_is_silent() {
+    let mut server = NatsServer::jetstream().await;
+    stream(&server).await;
+    let confirm_timeout = Duration::from_millis(300);
+    let options =
+        PublisherOptions { window: 1, confirm_timeout, ..PublisherOptions::new([server.url()], Broker::JetStream) };
+    let publisher = EventPublisher::connect(options).await.unwrap();
+    server.kill();
+
+    let first = publisher.publish_async("orders.placed", &sample::event("1")).await.unwrap();
+    let started = Instant::now();
+    drop(publisher.publish_async("orders.placed", &sample::event("2")).await);
+
+    assert!(started.elapsed() >= confirm_timeout / 2, "the second event did not wait for the first");
+    let first = first.confirmed().await;
+    assert!(matches!(first, Err(PublishError::TimedOut | PublishError::Broker(_))), "{first:?}");
+}
+
+#[tokio::test]
+async fn a_message_published_with_two_message_ids_is_stored_twice() {
+    let server = NatsServer::jetstream().await;
+    let mut stream = stream(&server).await;
+    let publisher = publisher(&server, Broker::JetStream).await;
+
+    for message_id in ["a", "b", "b"] {
+        let (mut headers, payload) = sample::event("1").encode_binary();
+        headers.push("Nats-Msg-Id", message_id);
+        publisher.publish_message("orders.placed", &headers, payload).await.unwrap().confirmed().await.unwrap();
+    }
+
+    assert_eq!(stream.info().await.unwrap().state.messages, 2);
+}
+
+#[tokio::test]
+async fn a_wrong_password_is_refused_at_once_and_a_right_one_is_not() {
+    let user = Some(("shop", "secret"));
+    let server = NatsServer::start(NatsServerOptions { user, ..NatsServerOptions::default() }).await;
+    let connect = |password: &str| {
+        let credentials = Some(Credentials { username: "shop".to_owned(), password: password.to_owned() });
+        let options = PublisherOptions { credentials, ..PublisherOptions::new([server.url()], Broker::Core) };
+        EventPublisher::connect(options)
+    };
+
+    let refused = connect("wrong").await;
+    assert!(matches!(refused, Err(ConnectError::Refused { .. })), "{refused:?}");
+    connect("secret").await.unwrap().publish("orders.placed", &sample::event("1")).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_server_that_comes_up_late_is_waited_for_and_one_that_never_does_is_an_error() {
+    let mut server = NatsServer::jetstream().await;
+    server.kill();
+    let options = PublisherOptions::new([server.url()], Broker::JetStream);
+
+    let connect_timeout = Duration::from_millis(200);
+    let absent = EventPublisher::connect(PublisherOptions { connect_timeout, ..options.clone() }).await;
+    assert!(matches!(absent, Err(ConnectError::Unreachable { .. })), "{absent:?}");
+
+    let (late, ()) = tokio::join!(EventPublisher::connect(options), server.restart());
+    late.unwrap();
+}
+
+#[tokio::test]
+async fn an_attribute_that_cannot_be_a_header_is_an_error() {
+    let server = NatsServer::start(NatsServerOptions::default()).await;
+    let publisher = publisher(&server, Broker::Core).await;
+    let mut event = sample::event("1");
+    event.extensions.insert("größe:".to_owned(), "1".to_owned());
+
+    let refused = publisher.publish("orders.placed", &event).await;
+
+    assert!(matches!(&refused, Err(PublishError::Header(name)) if name == "ce-größe:"), "{refused:?}");
+}
+
+#[tokio::test]
+async fn a_window_out_of_range_is_refused() {
+    for window in [0, 4097] {
+        let options = PublisherOptions { window, ..PublisherOptions::new(["nats://x".to_owned()], Broker::Core) };
+
+        let refused = EventPublisher::connect(options).await;
+        assert!(matches!(refused, Err(ConnectError::Window(refused)) if refused == window));
+    }
 }

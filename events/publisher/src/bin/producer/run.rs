@@ -114,7 +114,7 @@ async fn send(publisher: &EventPublisher, outgoing: &Outgoing) -> Result<Publish
     for _ in 1..PUBLISH_TRIES {
         match send().await {
             Err(error) if error.is_retryable() => tokio::time::sleep(PUBLISH_PAUSE).await,
-            sent => return sent,
+            spoken => return spoken,
         }
     }
     send().await
@@ -136,7 +136,7 @@ async fn confirm(publisher: &EventPublisher, outgoing: &Outgoing, handle: Publis
 }
 
 fn write(args: &Args, summary: &Summary) -> Result<(), Error> {
-    let json = serde_json::to_string(summary).expect("the keys of a summary are text");
+    let json = summary.to_json();
     if let Some(path) = &args.summary {
         std::fs::write(path, &json).map_err(|source| Error::Write { path: path.display().to_string(), source })?;
     }

@@ -34,6 +34,11 @@ pub(crate) struct Summary {
 }
 
 impl Summary {
+    /// The summary for programs.
+    pub(crate) fn to_json(&self) -> String {
+        serde_json::to_string(self).expect("the keys of a summary are text")
+    }
+
     /// Counts a message that the broker has confirmed.
     pub(crate) fn add(&mut self, message: &Message) {
         self.published += 1;

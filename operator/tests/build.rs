@@ -1,0 +1,193 @@
+//! Protects what the operator makes of an object, offline: the runtime can read it, the pods are locked down whatever the
+//! object says, and the status speaks the language of kstatus.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a panic is how a test reports")]
+
+use std::path::Path;
+
+use k8s_openapi::api::core::v1::Pod;
+use millrace_config::status::StatusReport;
+use millrace_operator_api::EventConsumer;
+use operator::{
+    build::{Desired, Settings, build},
+    error::Error,
+    status::{Seen, status},
+    validate::validate,
+};
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+fn settings() -> Settings {
+    Settings { runtime_image: "millrace/consumer-runtime:test".to_owned() }
+}
+
+fn example(name: &str) -> EventConsumer {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/examples").join(format!("{name}.yaml"));
+    let mut object: EventConsumer = serde_yaml::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+    object.metadata.namespace = Some("shop".to_owned());
+    object.metadata.uid = Some("uid".to_owned());
+    object.metadata.generation = Some(2);
+    object
+}
+
+fn desired(object: &EventConsumer) -> Desired {
+    build(&validate(object).unwrap(), &settings()).unwrap()
+}
+
+fn pod_spec(object: &EventConsumer) -> Value {
+    serde_json::to_value(desired(object).deployment).unwrap()["spec"]["template"]["spec"].clone()
+}
+
+#[test]
+fn every_example_becomes_a_configuration_that_the_runtime_reads_without_complaint() {
+    for name in ["log", "email", "analytics", "nats-core"] {
+        let object = example(name);
+        let config_map = desired(&object).config_map;
+        let config = millrace_config::load(&config_map.data.unwrap()["config.yaml"]).unwrap();
+        assert_eq!(config.consumer.namespace, "shop");
+        assert_eq!(config.handler, object.spec.handler);
+    }
+}
+
+#[test]
+fn children_belong_to_their_object_and_secrets_are_mounted_as_optional() {
+    let object = example("email");
+    let desired = desired(&object);
+    for owners in
+        [desired.deployment.metadata.owner_references.unwrap(), desired.config_map.metadata.owner_references.unwrap()]
+    {
+        assert_eq!((owners[0].uid.as_str(), owners[0].controller), ("uid", Some(true)));
+    }
+
+    let volumes = &pod_spec(&object)["volumes"];
+
+    assert_eq!(volumes[1]["secret"], json!({"secretName": "smtp", "optional": true, "defaultMode": 0o440}));
+}
+
+#[test]
+fn a_change_of_the_configuration_replaces_the_pods_and_scaling_does_not() {
+    let template =
+        |object: &EventConsumer| serde_json::to_value(desired(object).deployment).unwrap()["spec"]["template"].clone();
+    let before = example("log");
+    let mut scaled = before.clone();
+    scaled.spec.replicas = 7;
+    let mut changed = before.clone();
+    changed.spec.workers = 3;
+
+    assert_eq!(template(&before), template(&scaled));
+    assert_ne!(template(&before), template(&changed));
+}
+
+#[test]
+fn an_object_that_breaks_rules_is_refused_with_all_of_them() {
+    let mut object = example("log");
+    object.metadata.name = Some("a.b".to_owned());
+    object.spec.workers = 0;
+    object.spec.subjects = vec!["dlq.>".to_owned()];
+
+    let Err(Error::Invalid(problems)) = validate(&object) else { panic!("it was accepted") };
+
+    let fields: Vec<_> = problems.iter().map(|problem| problem.field.as_str()).collect();
+    assert_eq!(fields, ["workers", "queueGroup", "delivery.deadLetter.subject", "metadata.name"]);
+}
+
+fn conditions(object: &EventConsumer, seen: &Seen<'_>) -> Value {
+    let status = serde_json::to_value(status(object, seen, "2026-01-01T00:00:00Z".parse().unwrap())).unwrap();
+    let conditions = status["conditions"].as_array().unwrap();
+    conditions
+        .iter()
+        .map(|condition| (condition["type"].as_str().unwrap().to_owned(), condition["status"].clone()))
+        .collect()
+}
+
+#[test]
+fn the_first_visit_says_unknown_and_reconciling_and_a_bad_spec_says_stalled() {
+    let object = example("log");
+    let first = conditions(&object, &Seen::New);
+    assert_eq!(
+        (&first["Ready"], &first["Reconciling"], &first["Stalled"]),
+        (&json!("Unknown"), &json!("True"), &json!("False"))
+    );
+
+    let invalid = conditions(&object, &Seen::Failed(&Error::Invalid(Vec::new())));
+    assert_eq!(
+        (&invalid["Ready"], &invalid["Reconciling"], &invalid["Stalled"]),
+        (&json!("False"), &json!("False"), &json!("True"))
+    );
+}
+
+fn report(reason: &str) -> StatusReport {
+    serde_json::from_value(json!({
+        "version": "0", "phase": "Starting", "deliveryGuarantee": "AtLeastOnce", "lag": {"inFlight": 0}, "totals": {},
+        "problems": [{"part": "Broker", "reason": reason, "message": "m"}],
+    }))
+    .unwrap()
+}
+
+#[test]
+fn what_a_pod_reports_decides_between_waiting_and_being_stalled() {
+    let object = example("log");
+    for (reason, stalled) in [("Unreachable", "False"), ("StreamNotFound", "True")] {
+        let pods = [(Pod::default(), Some(report(reason)))];
+        let seen = conditions(&object, &Seen::Applied { deployment: None, pods: &pods });
+        assert_eq!(
+            (&seen["Ready"], &seen["Stalled"], &seen["BrokerReady"]),
+            (&json!("False"), &json!(stalled), &json!("False"))
+        );
+        assert_eq!(seen["HandlerReady"], "True");
+    }
+}
+
+#[test]
+fn a_status_that_says_the_same_keeps_the_times_of_its_transitions() {
+    let mut object = example("log");
+    let pods = [(Pod::default(), Some(report("Unreachable")))];
+    let seen = Seen::Applied { deployment: None, pods: &pods };
+    object.status = Some(status(&object, &seen, "2026-01-01T00:00:00Z".parse().unwrap()));
+
+    let later = status(&object, &seen, "2026-01-02T00:00:00Z".parse().unwrap());
+
+    assert_eq!(object.status, Some(later), "so that nothing is written");
+}
+
+/// Templates that try what a user might.
+fn arbitrary_template() -> impl Strategy<Value = Value> {
+    let name = "[a-zA-Z0-9./-]{1,30}";
+    let map = prop::collection::btree_map(name, name, 0..4);
+    (map.clone(), map.clone(), map.clone(), map, prop::option::of(name)).prop_map(
+        |(labels, annotations, requests, nodes, priority)| {
+            let mut labels = json!(labels);
+            labels["millrace.dev/consumer"] = json!("somebody-else");
+            json!({
+                "metadata": {"labels": labels, "annotations": annotations},
+                "spec": {"resources": {"requests": requests}, "nodeSelector": nodes, "priorityClassName": priority},
+            })
+        },
+    )
+}
+
+proptest! {
+    #[test]
+    fn no_object_changes_the_security_of_its_pods_or_takes_their_labels(template in arbitrary_template(), workers in 1_u32..4096) {
+        let mut object = example("email");
+        object.spec.template = serde_json::from_value(template).unwrap();
+        object.spec.workers = workers;
+
+        let deployment = serde_json::to_value(desired(&object).deployment).unwrap();
+        let pod = &deployment["spec"]["template"]["spec"];
+
+        prop_assert_eq!(&deployment["spec"]["template"]["metadata"]["labels"]["millrace.dev/consumer"], "order-emails");
+        prop_assert_eq!(&pod["automountServiceAccountToken"], false);
+        prop_assert_eq!(&pod["securityContext"], &json!({
+            "runAsNonRoot": true, "runAsUser": 65532, "runAsGroup": 65532, "fsGroup": 65532, "seccompProfile": {"type": "RuntimeDefault"},
+        }));
+        let container = &pod["containers"][0];
+        prop_assert_eq!(&container["securityContext"], &json!({
+            "allowPrivilegeEscalation": false, "readOnlyRootFilesystem": true, "runAsNonRoot": true, "capabilities": {"drop": ["ALL"]},
+        }));
+        prop_assert_eq!(&container["image"], "millrace/consumer-runtime:test");
+        prop_assert_eq!(pod["containers"].as_array().unwrap().len(), 1);
+        for field in ["hostNetwork", "hostPID", "hostIPC", "initContainers"] {
+            prop_assert!(pod.get(field).is_none(), "{}", field);
+        }
+    }
+}
