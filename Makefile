@@ -9,8 +9,8 @@ CARGO_TEST := cargo nextest run --locked
 help: ## Lists the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
 
-demo: images ## A shop on a real cluster: events published twice and poisoned, each effect once
-	@cargo run --quiet --locked -p millrace-e2e --bin demo
+demo: ## A shop on a real cluster: events published twice and poisoned, each effect once. CLUSTER=none: without a cluster
+	@deploy/demo
 
 test: check unit e2e ## Everything: lints, rules, unit and adapter tests, end to end on a real cluster
 

@@ -197,12 +197,8 @@ impl Shop {
             let name = pod["metadata"]["name"].as_str().unwrap();
             let raw = format!("/api/v1/namespaces/{}/pods/{name}:8080/proxy/metrics", self.namespace);
             let metrics = self.cluster.try_kubectl(&["get", "--raw", &raw], "").unwrap_or_default();
-            for line in metrics.lines().filter_map(|line| line.strip_prefix("millrace_dead_letters_total{reason=\"")) {
-                let (reason, count) = line.split_once("\"} ").unwrap();
-                let count: u64 = count.parse().unwrap();
-                if count > 0 {
-                    *reasons.entry(reason.to_owned()).or_default() += count;
-                }
+            for (reason, count) in crate::dead_letters(&metrics) {
+                *reasons.entry(reason).or_default() += count;
             }
         }
         reasons
