@@ -35,6 +35,9 @@ pub enum PublishError {
     /// The broker did not confirm in time.
     #[error("the broker did not confirm in time")]
     TimedOut,
+    /// The connection was lost before the broker confirmed.
+    #[error("the connection was lost before the broker confirmed")]
+    Disconnected,
     /// A header cannot be sent: its name is not plain ASCII, or its value has a line break or is not UTF-8.
     #[error("the header {0:?} cannot be sent")]
     Header(String),
@@ -50,7 +53,7 @@ impl PublishError {
     /// Whether publishing the same event again may succeed.
     pub fn is_retryable(&self) -> bool {
         match self {
-            Self::TimedOut | Self::Broker(_) => true,
+            Self::TimedOut | Self::Disconnected | Self::Broker(_) => true,
             Self::NoStream(_) | Self::Header(_) | Self::Closed => false,
         }
     }

@@ -43,7 +43,7 @@ pub enum Broker {
     /// To a stream, which confirms each.
     JetStream,
     /// To whoever listens. An event counts as published when the server has read it. To find that out, the user must be
-    /// allowed to publish to its own inboxes, `_INBOX.>`.
+    /// allowed to publish to and subscribe to `_INBOX.>`.
     Core,
 }
 

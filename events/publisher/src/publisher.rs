@@ -14,7 +14,7 @@ use crate::{
     connect::connect_client,
     error::{ConnectError, PublishError},
     jetstream::{self, JetStream},
-    nats::Core,
+    nats::{Core, Unconfirmed},
     options::{Broker, PublisherOptions, WINDOW_MAX},
 };
 
@@ -65,7 +65,7 @@ impl EventPublisher {
         let client = connect_client(&options).await?;
         let target = match options.broker {
             Broker::JetStream => Target::JetStream(JetStream::new(client.clone(), options.confirm_timeout)),
-            Broker::Core => Target::Core(Core(client.clone())),
+            Broker::Core => Target::Core(Core::new(client.clone())),
         };
         Ok(Self {
             client,
@@ -113,7 +113,7 @@ impl EventPublisher {
                 let ack = stream.send(subject.clone(), headers, payload).await?;
                 Ok(Sent::JetStream { ack, subject })
             }
-            Target::Core(core) => core.send(subject, headers, payload).await.map(|()| Sent::Core(core.clone())),
+            Target::Core(core) => core.send(subject, headers, payload).await.map(Sent::Core),
         }
     }
 
@@ -138,14 +138,14 @@ impl PublishHandle {
 /// A message that has been sent.
 enum Sent {
     JetStream { ack: async_nats::jetstream::context::PublishAckFuture, subject: String },
-    Core(Core),
+    Core(Unconfirmed),
 }
 
 async fn confirmed(sent: Sent, limit: Duration) -> Result<Published, PublishError> {
     let confirmed = async {
         match sent {
             Sent::JetStream { ack, subject } => jetstream::confirmed(ack, &subject).await,
-            Sent::Core(core) => core.confirmed().await,
+            Sent::Core(unconfirmed) => unconfirmed.confirmed().await,
         }
     };
     timeout(limit, confirmed).await.unwrap_or(Err(PublishError::TimedOut))

@@ -120,13 +120,16 @@ async fn send(publisher: &EventPublisher, outgoing: &Outgoing) -> Result<Publish
     send().await
 }
 
-/// Waits for the broker's word, and publishes again where there is none.
+/// Waits for the broker's word, and publishes again where there is none: at once at first, because all that was on its way
+/// when a server went has waited together, then with pauses.
 async fn confirm(publisher: &EventPublisher, outgoing: &Outgoing, handle: PublishHandle) -> Result<(), PublishError> {
     let mut confirmed = handle.confirmed().await;
-    for _ in 1..PUBLISH_TRIES {
+    for failures in 1..PUBLISH_TRIES {
         match confirmed {
             Err(error) if error.is_retryable() => {
-                tokio::time::sleep(PUBLISH_PAUSE).await;
+                if failures > 1 {
+                    tokio::time::sleep(PUBLISH_PAUSE).await;
+                }
                 confirmed = send(publisher, outgoing).await?.confirmed().await;
             }
             spoken => return spoken.map(drop),
