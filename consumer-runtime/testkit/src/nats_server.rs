@@ -115,14 +115,15 @@ fn binary() -> PathBuf {
     tool("nats-server", "NATS_SERVER")
 }
 
-/// A tool that `deploy/tools/get` has installed, or that `variable` names.
+/// The tool that `variable` names, else the one that `deploy/tools/get` has installed, else the one on the `PATH`.
 pub fn tool(name: &str, variable: &str) -> PathBuf {
     if let Some(path) = env::var_os(variable) {
         return path.into();
     }
     let cache = env::var_os("MILLRACE_CACHE")
         .map_or_else(|| PathBuf::from(env::var_os("HOME").unwrap_or_default()).join(".cache/millrace"), PathBuf::from);
-    let path = cache.join("bin").join(name);
-    assert!(path.exists(), "{name} not found at {}: run deploy/tools/get {name}", path.display());
-    path
+    let cached = cache.join("bin").join(name);
+    let folders = env::var_os("PATH").unwrap_or_default();
+    let mut candidates = std::iter::once(cached).chain(env::split_paths(&folders).map(|folder| folder.join(name)));
+    candidates.find(|path| path.is_file()).unwrap_or_else(|| panic!("{name} not found: run deploy/tools/get {name}"))
 }
