@@ -40,27 +40,28 @@ impl Shop {
         drop(cluster.try_kubectl(&["delete", "namespace", &namespace, "--wait", "--timeout=120s"], ""));
         cluster.kubectl(&["create", "namespace", &namespace]);
         cluster.kubectl(&["label", "namespace", &namespace, "pod-security.kubernetes.io/enforce=restricted"]);
-        let versions = std::fs::read_to_string(cluster.path("deploy/tools/versions")).unwrap();
-        let mut manifest = std::fs::read_to_string(cluster.path("e2e/manifests/broker.yaml")).unwrap();
+        let shop = Self { cluster, namespace };
+        shop.apply_manifest("broker");
+        shop
+    }
+
+    /// Applies one of `e2e/manifests` and waits until its Deployments are there.
+    pub fn apply_manifest(&self, name: &str) {
+        let versions = std::fs::read_to_string(self.cluster.path("deploy/tools/versions")).unwrap();
+        let path = self.cluster.path(&format!("e2e/manifests/{name}.yaml"));
+        let mut manifest = std::fs::read_to_string(path).unwrap();
         for (name, version) in versions.lines().filter_map(|line| line.split_once('=')) {
             manifest = manifest.replace(name, version);
         }
-        cluster.apply(&namespace, &manifest).unwrap();
-        let shop = Self { cluster, namespace };
-        shop.wait_for_deployments(&["nats", "mailpit"]);
-        shop
+        self.cluster.apply(&self.namespace, &manifest).unwrap();
+        let available =
+            ["-n", &self.namespace, "wait", "deployment", "--all", "--for=condition=Available", "--timeout=90s"];
+        self.cluster.kubectl(&available);
     }
 
     /// Closes the shop.
     pub fn close(self) {
         self.cluster.kubectl(&["delete", "namespace", &self.namespace, "--wait", "--timeout=120s"]);
-    }
-
-    fn wait_for_deployments(&self, names: &[&str]) {
-        for name in names {
-            let deployment = format!("deployment/{name}");
-            self.cluster.kubectl(&["-n", &self.namespace, "rollout", "status", &deployment, "--timeout=90s"]);
-        }
     }
 
     /// Applies one of `deploy/examples`, pointed at this shop's broker and changed by `edit`.

@@ -196,6 +196,8 @@ fn what_keeps_a_consumer_from_working_is_a_condition_with_its_reason() {
     apply("no-dlq", JETSTREAM, "  delivery: {deadLetter: {subject: nowhere}}");
     let with_secret = "{jetStream: {servers: ['nats://nats:4222'], stream: ORDERS, authSecretRef: {name: creds}}}";
     apply("no-secret", with_secret, "");
+    shop.apply_manifest("secured-broker");
+    apply("no-login", "{jetStream: {servers: ['nats://secured:4222'], authSecretRef: {name: wrong}}}", "");
     apply("no-smtp", JETSTREAM, "  handler: {email: {smtpSecretRef: {name: none}, from: 'a@b.c'}}");
 
     for (name, part, reason, words) in [
@@ -203,6 +205,7 @@ fn what_keeps_a_consumer_from_working_is_a_condition_with_its_reason() {
         ("no-stream", "BrokerReady", "StreamNotFound", "NOPE"),
         ("no-dlq", "BrokerReady", "DeadLetterStreamNotFound", "nowhere"),
         ("no-secret", "BrokerReady", "SecretMissing", "creds"),
+        ("no-login", "BrokerReady", "Unauthorized", "wrong"),
         ("no-smtp", "HandlerReady", "SecretMissing", "none"),
     ] {
         let message = shop.wait_reason(name, part, reason, TOLD_WITHIN);

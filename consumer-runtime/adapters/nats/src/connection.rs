@@ -5,7 +5,8 @@ use std::{
     time::Duration,
 };
 
-use async_nats::{Client, ConnectErrorKind, ConnectOptions, Event, RequestErrorKind, ServerError};
+use async_nats::{Client, ConnectErrorKind, ConnectOptions, Event, ServerError};
+use futures::StreamExt;
 use millrace_core::{
     backoff::Backoff,
     health::{Health, Part, Trouble, TroubleReason},
@@ -51,12 +52,15 @@ impl Connection {
     /// Returns when the server has read everything sent so far. The client library's own flush returns when it is
     /// written to the socket.
     ///
-    /// It asks on a subject of its own that nobody answers on; the server says so, or somebody answers: both do.
+    /// It sends itself a word: a server reads a connection in order, so when the word is back all before it was read.
     pub(crate) async fn round_trip(&self) -> Result<(), String> {
-        match self.client.request(self.client.new_inbox(), bytes::Bytes::new()).await {
-            Ok(_) => Ok(()),
-            Err(error) if error.kind() == RequestErrorKind::NoResponders => Ok(()),
-            Err(error) => Err(error.to_string()),
+        let inbox = self.client.new_inbox();
+        let mut echo = self.client.subscribe(inbox.clone()).await.map_err(|error| error.to_string())?;
+        self.client.publish(inbox, bytes::Bytes::new()).await.map_err(|error| error.to_string())?;
+        match tokio::time::timeout(self.request_timeout, echo.next()).await {
+            Ok(Some(_)) => Ok(()),
+            Ok(None) => Err("the connection was closed".to_owned()),
+            Err(_) => Err("no answer in time".to_owned()),
         }
     }
 
