@@ -124,7 +124,7 @@ fn analytics_report(totals: &AnalyticsTotals) -> AnalyticsReport {
         total_revenue: totals.revenue.to_string(),
         orders: totals.orders,
         shipments: totals.shipments,
-        customers: u64::try_from(totals.customers()).unwrap_or(u64::MAX),
+        customers: totals.customers,
         average_order_value: totals.average_order_value().to_string(),
         payments_succeeded: totals.payments_succeeded,
         payments_failed: totals.payments_failed,

@@ -16,7 +16,7 @@ use millrace_core::{
     time::Clock,
 };
 use millrace_engine::{Engine, Policy, clock::TokioClock, metrics::Metrics};
-use millrace_handlers::{AnalyticsHandler, EmailHandler, EmailOptions, LogHandler, LogLevel};
+use millrace_handlers::{AnalyticsHandler, AnalyticsLimits, EmailHandler, EmailOptions, LogHandler, LogLevel};
 use millrace_nats::{
     AuthSecret, Connection, ConnectionOptions, CoreDeadLetters, CoreOptions, DeadLetterOptions, InitialPosition,
     JetStreamDeadLetters, JetStreamOptions, connect, set_up, subscribe,
@@ -27,8 +27,10 @@ use tracing::warn;
 
 use crate::report::Reporter;
 
-/// Customers, products and payment methods that the `analytics` handler tells apart.
-const ANALYTICS_NAMES_MAX: usize = 100_000;
+/// What the `analytics` handler tells apart: some 3 MB of customers, and names that keep `/status` below the 1 MiB that
+/// the operator reads.
+const ANALYTICS_LIMITS: AnalyticsLimits =
+    AnalyticsLimits { customers_max: 100_000, products_max: 1_000, payment_methods_max: 100 };
 
 /// Everything that can be made without a network.
 pub(crate) struct Parts {
@@ -263,13 +265,13 @@ fn handler(
                 secret_name: email.smtp_secret_ref.name.clone(),
                 secret_directory: secrets_dir.join("smtp"),
                 from: email.from.clone(),
-                connections: config.workers,
-                command_timeout: seconds(config.delivery.attempt_timeout_seconds),
+                connections_max: usize::try_from(config.workers).unwrap_or(usize::MAX),
+                attempt_timeout: seconds(config.delivery.attempt_timeout_seconds),
             });
             Ok((Arc::new(handler.map_err(|error| error.to_string())?), None))
         }
         HandlerConfig { analytics: Some(_), .. } => {
-            let handler = AnalyticsHandler::new(ANALYTICS_NAMES_MAX);
+            let handler = AnalyticsHandler::new(ANALYTICS_LIMITS);
             Ok((Arc::new(handler.clone()), Some(handler)))
         }
         HandlerConfig { log, .. } => {

@@ -14,8 +14,9 @@ pub struct Handler {
     pub log: Option<Log>,
 
     /// Sends an e-mail to the customer for an order placed, an order shipped and a payment failed. The address is the
-    /// order's `customer_email`; the other two events carry it as the CloudEvents attribute `customeremail`. An event
-    /// without an address, and a payment that succeeded, are handled without an e-mail.
+    /// order's `customer_email`; the other two events carry it as the CloudEvents attribute `customeremail` or as a field
+    /// `customer_email` of their own. An event without an address, and a payment that succeeded, are handled without an
+    /// e-mail.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub email: Option<Email>,
 

@@ -170,7 +170,7 @@ pub struct AnalyticsReport {
     pub orders: u64,
     /// Orders shipped.
     pub shipments: u64,
-    /// Customers with at least one order.
+    /// Customers with at least one order; the first 100,000 are counted.
     pub customers: u64,
     /// `total_revenue` divided by `orders`, rounded to cents.
     pub average_order_value: String,
@@ -180,8 +180,8 @@ pub struct AnalyticsReport {
     pub payments_failed: u64,
     /// Share of payments that succeeded, in percent with one decimal.
     pub payment_success_percent: String,
-    /// Sum of successful payments by payment method.
+    /// Sum of successful payments by payment method; beyond 100 methods, the sum of all others under `other`.
     pub amount_by_payment_method: std::collections::BTreeMap<String, String>,
-    /// Items sold by product.
+    /// Items sold by product; beyond 1,000 products, the sum of all others under `other`.
     pub quantity_by_product: std::collections::BTreeMap<String, u64>,
 }

@@ -21,11 +21,16 @@ pub fn order(id: &str) -> Bytes {
 
 /// The same order as a decoded event.
 pub fn event(id: &str) -> Event {
+    decode("orders.placed", order(id))
+}
+
+/// A plain JSON body that came on `subject`, as a decoded event.
+pub fn decode(subject: &str, body: impl Into<Bytes>) -> Event {
     let origin = Origin {
         broker: BrokerKind::JetStream,
         stream: Some("ORDERS".to_owned()),
-        subject: "orders.placed".to_owned(),
+        subject: subject.to_owned(),
         sequence: Some(1),
     };
-    Event::decode(&Headers::new(), &order(id), &origin).expect("the sample is valid")
+    Event::decode(&Headers::new(), &body.into(), &origin).expect("the sample is valid")
 }

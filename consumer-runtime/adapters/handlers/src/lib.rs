@@ -5,7 +5,7 @@ mod email;
 mod log;
 
 pub use crate::{
-    analytics::{AnalyticsHandler, Totals as AnalyticsTotals},
+    analytics::{AnalyticsHandler, AnalyticsLimits, Totals as AnalyticsTotals},
     email::{EmailHandler, EmailOptions, InvalidSender},
     log::{LogHandler, LogLevel},
 };

@@ -29,10 +29,10 @@ pub struct LogHandler {
 impl Handler for LogHandler {
     async fn call(&self, event: &Event, context: &Context) -> Outcome {
         let (id, source, event_type) = (event.id.as_str(), event.source.as_str(), event.event_type.as_str());
-        let attempt = context.attempt;
+        let (subject, attempt) = (event.subject.as_deref(), context.attempt);
         match self.level {
-            LogLevel::Debug => debug!(event_id = id, source, event_type, attempt, "event"),
-            LogLevel::Info => info!(event_id = id, source, event_type, attempt, "event"),
+            LogLevel::Debug => debug!(event_id = id, source, event_type, subject, attempt, "event"),
+            LogLevel::Info => info!(event_id = id, source, event_type, subject, attempt, "event"),
         }
         Outcome::Done
     }

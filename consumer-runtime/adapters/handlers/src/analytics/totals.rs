@@ -1,14 +1,29 @@
 //! The sums. Pure.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, HashSet};
 
 use millrace_events::{Money, OrderPlaced, PaymentProcessed, PaymentStatus, ShopEvent};
+use sha2::{Digest, Sha256};
 
 /// The name under which is added up what no name is kept for.
-const OTHER: &str = "other";
+pub(super) const OTHER: &str = "other";
+
+/// Longest name in bytes that is kept. Longer ones are added up under `other`.
+const NAME_BYTES_MAX: usize = 128;
+
+/// How much is told apart. What comes after that counts in all sums, and under the name `other`.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct AnalyticsLimits {
+    /// Most customers that are counted. Each takes some 30 bytes.
+    pub customers_max: usize,
+    /// Most products with a sum of their own. They are all in `/status`, which the operator reads up to 1 MiB.
+    pub products_max: usize,
+    /// Most payment methods with a sum of their own.
+    pub payment_methods_max: usize,
+}
 
 /// Sums over the shop's events.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Totals {
     /// Sum of the total amounts of all orders.
     pub revenue: Money,
@@ -16,6 +31,8 @@ pub struct Totals {
     pub orders: u64,
     /// Orders shipped.
     pub shipments: u64,
+    /// Customers with an order; when more than the bound have one, the bound.
+    pub customers: u64,
     /// Payments that succeeded.
     pub payments_succeeded: u64,
     /// Payments that failed.
@@ -24,38 +41,32 @@ pub struct Totals {
     pub amount_by_payment_method: BTreeMap<String, Money>,
     /// Items sold by product.
     pub quantity_by_product: BTreeMap<String, u64>,
-    customers: BTreeSet<String>,
-    names_max: usize,
+}
+
+/// The sums, and what is needed to go on with them.
+#[derive(Debug)]
+pub(super) struct Ledger {
+    pub(super) totals: Totals,
+    limits: AnalyticsLimits,
+    /// Hashes, because a customer's id may be long: 128 bits of SHA-256 do not meet by chance.
+    customers: HashSet<[u8; 16]>,
 }
 
 /// A sum that has too many digits to be exact. Nothing was added.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("the amount is too large to be added exactly")]
-pub(crate) struct Overflow;
+pub(super) struct Overflow;
 
 impl Totals {
-    pub(super) fn new(names_max: usize) -> Self {
-        Self {
-            revenue: Money::ZERO,
-            orders: 0,
-            shipments: 0,
-            payments_succeeded: 0,
-            payments_failed: 0,
-            amount_by_payment_method: BTreeMap::new(),
-            quantity_by_product: BTreeMap::new(),
-            customers: BTreeSet::new(),
-            names_max,
-        }
-    }
-
-    /// Customers with an order; when more than the bound have one, those told apart.
-    pub fn customers(&self) -> usize {
-        self.customers.len()
-    }
-
     /// Revenue divided by orders, rounded to cents; zero before the first order.
     pub fn average_order_value(&self) -> Money {
         self.revenue.average(self.orders).unwrap_or(Money::ZERO)
+    }
+}
+
+impl Ledger {
+    pub(super) fn new(limits: AnalyticsLimits) -> Self {
+        Self { totals: Totals::default(), limits, customers: HashSet::new() }
     }
 
     /// Adds an event, all of it or nothing.
@@ -63,7 +74,7 @@ impl Totals {
         match event {
             ShopEvent::OrderPlaced(order) => self.add_order(order),
             ShopEvent::OrderShipped(_) => {
-                self.shipments = self.shipments.saturating_add(1);
+                self.totals.shipments = self.totals.shipments.saturating_add(1);
                 Ok(())
             }
             ShopEvent::PaymentProcessed(payment) => self.add_payment(payment),
@@ -71,66 +82,126 @@ impl Totals {
     }
 
     fn add_order(&mut self, order: &OrderPlaced) -> Result<(), Overflow> {
-        self.revenue = self.revenue.checked_add(order.total_amount).ok_or(Overflow)?;
-        self.orders = self.orders.saturating_add(1);
-        if self.customers.len() < self.names_max {
-            self.customers.insert(order.customer_id.clone());
+        let totals = &mut self.totals;
+        totals.revenue = totals.revenue.checked_add(order.total_amount).ok_or(Overflow)?;
+        totals.orders = totals.orders.saturating_add(1);
+        if self.customers.len() < self.limits.customers_max && self.customers.insert(digest(&order.customer_id)) {
+            totals.customers = totals.customers.saturating_add(1);
         }
         for item in &order.items {
-            let sold = slot(&mut self.quantity_by_product, &item.product_id, self.names_max, 0);
+            let product = name(&totals.quantity_by_product, &item.product_id, self.limits.products_max);
+            let sold = totals.quantity_by_product.entry(product).or_default();
             *sold = sold.saturating_add(u64::from(item.quantity));
         }
         Ok(())
     }
 
     fn add_payment(&mut self, payment: &PaymentProcessed) -> Result<(), Overflow> {
+        let totals = &mut self.totals;
         if payment.status == PaymentStatus::Failed {
-            self.payments_failed = self.payments_failed.saturating_add(1);
+            totals.payments_failed = totals.payments_failed.saturating_add(1);
             return Ok(());
         }
-        let sum = slot(&mut self.amount_by_payment_method, &payment.payment_method, self.names_max, Money::ZERO);
-        *sum = sum.checked_add(payment.amount).ok_or(Overflow)?;
-        self.payments_succeeded = self.payments_succeeded.saturating_add(1);
+        let sums = &mut totals.amount_by_payment_method;
+        let method = name(sums, &payment.payment_method, self.limits.payment_methods_max);
+        let before = sums.get(&method).copied().unwrap_or_default();
+        let after = before.checked_add(payment.amount).ok_or(Overflow)?;
+        sums.insert(method, after);
+        totals.payments_succeeded = totals.payments_succeeded.saturating_add(1);
         Ok(())
     }
 }
 
-/// The sum under `name`, or under `other` when there is no room for another name.
-fn slot<'a, T>(sums: &'a mut BTreeMap<String, T>, name: &str, names_max: usize, zero: T) -> &'a mut T {
-    let known = sums.contains_key(name) || sums.len() < names_max;
-    sums.entry(if known { name.to_owned() } else { OTHER.to_owned() }).or_insert(zero)
+/// The name to add up under: `wanted`, or `other` when there is no room for another one.
+fn name<T>(sums: &BTreeMap<String, T>, wanted: &str, names_max: usize) -> String {
+    let has_room = sums.len() < names_max && wanted.len() <= NAME_BYTES_MAX;
+    if has_room || sums.contains_key(wanted) { wanted.to_owned() } else { OTHER.to_owned() }
+}
+
+fn digest(customer: &str) -> [u8; 16] {
+    let digest = Sha256::digest(customer);
+    *digest.first_chunk().expect("SHA-256 has 32 bytes")
 }
 
 #[cfg(test)]
 mod tests {
     use millrace_testkit::sample;
+    use proptest::prelude::*;
 
     use super::*;
 
-    fn order(id: &str) -> ShopEvent {
-        ShopEvent::from_event(&sample::event(id)).unwrap()
+    const LIMITS: AnalyticsLimits = AnalyticsLimits { customers_max: 2, products_max: 2, payment_methods_max: 1 };
+
+    fn order(id: &str) -> OrderPlaced {
+        let Ok(ShopEvent::OrderPlaced(order)) = ShopEvent::from_event(&sample::event(id)) else { panic!() };
+        order
+    }
+
+    fn payment(cents: Money, method: &str) -> ShopEvent {
+        ShopEvent::PaymentProcessed(PaymentProcessed {
+            meta: order("1").meta,
+            order_id: "order-1".to_owned(),
+            payment_id: "payment-1".to_owned(),
+            amount: cents,
+            payment_method: method.to_owned(),
+            status: PaymentStatus::Success,
+        })
     }
 
     #[test]
     fn orders_add_up_exactly() {
-        let mut totals = Totals::new(10);
+        let mut ledger = Ledger::new(LIMITS);
 
         for id in ["1", "2", "3"] {
-            totals.add(&order(id)).unwrap();
+            ledger.add(&ShopEvent::OrderPlaced(order(id))).unwrap();
         }
 
-        assert_eq!((totals.revenue.to_string().as_str(), totals.orders, totals.customers()), ("75.0", 3, 1));
+        let totals = ledger.totals;
+        assert_eq!((totals.revenue.to_string().as_str(), totals.orders, totals.customers), ("75.0", 3, 1));
         assert_eq!(totals.quantity_by_product.get("p1"), Some(&6));
         assert_eq!(totals.average_order_value(), "25.00".parse().unwrap());
     }
 
     #[test]
-    fn names_beyond_the_bound_are_added_up_together() {
-        let mut sums = BTreeMap::new();
-        for name in ["a", "b", "c", "d", "a"] {
-            *slot(&mut sums, name, 2, 0) += 1;
+    fn beyond_the_bounds_nothing_grows_and_every_sum_stays_right() {
+        let mut ledger = Ledger::new(LIMITS);
+        let long = "p".repeat(NAME_BYTES_MAX + 1);
+        for (number, product) in ["a", &long, "b", "c", "a"].into_iter().enumerate() {
+            let mut order = order("1");
+            order.customer_id = format!("customer-{number}");
+            order.items[0].product_id = product.to_owned();
+            ledger.add(&ShopEvent::OrderPlaced(order)).unwrap();
         }
 
-        assert_eq!(sums, BTreeMap::from([("a".to_owned(), 2), ("b".to_owned(), 1), (OTHER.to_owned(), 2)]));
+        let totals = ledger.totals;
+        assert_eq!((totals.orders, totals.customers), (5, 2));
+        let expected = [("a", 4), (OTHER, 6)].map(|(name, sold)| (name.to_owned(), sold));
+        assert_eq!(totals.quantity_by_product, BTreeMap::from(expected));
+    }
+
+    #[test]
+    fn an_amount_that_cannot_be_added_exactly_changes_nothing() {
+        let largest: Money = "79228162514264337593543950335".parse().unwrap();
+        let mut ledger = Ledger::new(LIMITS);
+        ledger.add(&payment(largest, "card")).unwrap();
+        let before = ledger.totals.clone();
+
+        ledger.add(&payment(largest, "card")).unwrap_err();
+
+        assert_eq!(ledger.totals, before);
+    }
+
+    proptest! {
+        #[test]
+        fn payments_add_up_to_the_cent_whatever_their_methods(payments in prop::collection::vec((0_i64..1_000_000, "[a-d]"), 0..50)) {
+            let mut ledger = Ledger::new(LIMITS);
+            for (cents, method) in &payments {
+                ledger.add(&payment(Money::from_cents(*cents), method)).unwrap();
+            }
+
+            let sums = ledger.totals.amount_by_payment_method.values();
+            let all = sums.fold(Money::ZERO, |sum, amount| sum.checked_add(*amount).unwrap());
+            prop_assert_eq!(all, Money::from_cents(payments.iter().map(|(cents, _)| cents).sum()));
+        }
     }
 }

@@ -1,31 +1,29 @@
 //! The `email` handler: tells customers by SMTP what became of their orders.
 
+mod failure;
 mod message;
 mod secret;
+mod transport;
 
-use std::{
-    path::PathBuf,
-    sync::{Mutex, PoisonError},
-    time::Duration,
-};
+use std::{path::PathBuf, time::Duration};
 
 use async_trait::async_trait;
-use lettre::{
-    AsyncSmtpTransport, AsyncTransport, Tokio1Executor,
-    message::Mailbox,
-    transport::smtp::{self, PoolConfig},
-};
+use lettre::message::Mailbox;
 use millrace_core::{
-    health::{Trouble, TroubleReason},
+    health::Trouble,
     outcome::Outcome,
     ports::{Context, Handler},
 };
 use millrace_events::{Event, Reason};
 use tracing::debug;
 
-use crate::{email::secret::SmtpSecret, shop_event};
+use crate::{
+    email::transport::{Transport, TransportOptions},
+    shop_event,
+};
 
-type Transport = AsyncSmtpTransport<Tokio1Executor>;
+/// The time that a check may take, whatever an attempt may: its result is waited for.
+const CHECK_PATIENCE: Duration = Duration::from_secs(5);
 
 /// How to send.
 #[derive(Clone, Debug)]
@@ -36,10 +34,11 @@ pub struct EmailOptions {
     pub secret_directory: PathBuf,
     /// Sender address.
     pub from: String,
-    /// Most connections to the server: one for each worker.
-    pub connections: u32,
-    /// The time that one command to the server may take.
-    pub command_timeout: Duration,
+    /// Most connections that are kept open to the server: one for each worker.
+    pub connections_max: usize,
+    /// The time that an attempt may take. Half of it is for everything before the content, so that a server which hangs
+    /// there is known to have sent nothing; the engine ends the rest.
+    pub attempt_timeout: Duration,
 }
 
 /// A sender that is not an e-mail address.
@@ -49,14 +48,22 @@ pub struct InvalidSender(#[from] lettre::address::AddressError);
 
 /// Sends an e-mail for an order placed, an order shipped and a payment failed.
 ///
-/// The address is the order's `customer_email`; the other two events carry it as the CloudEvents attribute
-/// `customeremail`, and are handled without an e-mail where that is missing. `Message-ID` depends only on the event's
-/// source and id, so that a receiver can recognise a second copy.
+/// # Flow
+/// The address is the order's `customer_email`. The other two events carry it as the CloudEvents attribute
+/// `customeremail` or as the field `customer_email`, and are handled without an e-mail where both are missing.
+///
+/// # Guarantees
+/// `Message-ID` depends only on the event's source and id, so that a receiver can recognise a second copy. The Secret is
+/// read for each new connection, and connections live for a minute: a changed one is used without a restart.
+///
+/// # Errors
+/// A refusal that says something of the event (its recipient, its content) is permanent. All others may heal. Only a
+/// connection that breaks after the content was sent leaves it open whether the e-mail is on its way.
 pub struct EmailHandler {
-    options: EmailOptions,
+    secret_name: String,
     from: Mailbox,
-    /// Made from the Secret, and made again from it after the server has refused the credentials.
-    transport: Mutex<Option<Transport>>,
+    transport: Transport,
+    check_patience: Duration,
 }
 
 impl EmailHandler {
@@ -66,65 +73,16 @@ impl EmailHandler {
     /// When that is not an address.
     pub fn new(options: EmailOptions) -> Result<Self, InvalidSender> {
         let from = options.from.parse()?;
-        Ok(Self { options, from, transport: Mutex::default() })
+        let patience = options.attempt_timeout / 2;
+        let transport = Transport::new(TransportOptions {
+            secret_name: options.secret_name.clone(),
+            secret_directory: options.secret_directory,
+            connections_max: options.connections_max,
+            patience,
+        });
+        let check_patience = patience.min(CHECK_PATIENCE);
+        Ok(Self { secret_name: options.secret_name, from, transport, check_patience })
     }
-
-    fn transport(&self) -> Result<Transport, Trouble> {
-        let mut transport = self.transport.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(transport) = transport.as_ref() {
-            return Ok(transport.clone());
-        }
-        let pool = PoolConfig::new().max_size(self.options.connections);
-        let builder = SmtpSecret::read(&self.options.secret_name, &self.options.secret_directory)?.transport()?;
-        let made = builder.pool_config(pool).timeout(Some(self.options.command_timeout)).build();
-        *transport = Some(made.clone());
-        Ok(made)
-    }
-
-    fn forget_transport(&self) {
-        *self.transport.lock().unwrap_or_else(PoisonError::into_inner) = None;
-    }
-
-    fn trouble(&self, error: &smtp::Error) -> Trouble {
-        let name = &self.options.secret_name;
-        if is_refused_login(error) {
-            self.forget_transport();
-            return Trouble::new(
-                TroubleReason::Unauthorized,
-                format!("the SMTP server refuses the credentials of secret {name:?} ({error}); correct it"),
-            );
-        }
-        self.forget_transport();
-        Trouble::new(
-            TroubleReason::Unreachable,
-            format!(
-                "no SMTP server answers as secret {name:?} describes it ({error}); correct it or check the network"
-            ),
-        )
-    }
-
-    fn outcome(&self, error: &smtp::Error) -> Outcome {
-        if is_refused_login(error) {
-            self.forget_transport();
-            return Outcome::retryable(format!("the SMTP server refuses the credentials: {error}"));
-        }
-        if error.is_permanent() {
-            return Outcome::permanent(
-                Reason::HandlerRejected,
-                format!("the SMTP server refuses the message: {error}"),
-            );
-        }
-        // A connection that was not made has sent nothing. The library has no question for it but its text.
-        if error.is_transient() || error.to_string().starts_with("Connection error") {
-            return Outcome::retryable(error.to_string());
-        }
-        Outcome::ambiguous(format!("the connection broke before the SMTP server had answered: {error}"))
-    }
-}
-
-/// Replies of RFC 4954 that speak of the login and not of the message.
-fn is_refused_login(error: &smtp::Error) -> bool {
-    error.status().is_some_and(|code| matches!(u16::from(code), 454 | 530 | 534 | 535 | 538))
 }
 
 #[async_trait]
@@ -142,22 +100,14 @@ impl Handler for EmailHandler {
             }
             Err(error) => return Outcome::permanent(Reason::InvalidData, error.to_string()),
         };
-        let transport = match self.transport() {
-            Ok(transport) => transport,
-            Err(trouble) => return Outcome::retryable(trouble.message),
-        };
-        match transport.send(message).await {
-            Ok(_) => Outcome::Done,
-            Err(error) => self.outcome(&error),
+        match self.transport.send(&message).await {
+            Ok(()) => Outcome::Done,
+            Err(error) => error.outcome(),
         }
     }
 
     async fn check(&self) -> Result<(), Trouble> {
-        let transport = self.transport()?;
-        match transport.test_connection().await {
-            Ok(true) => Ok(()),
-            Ok(false) => Err(Trouble::new(TroubleReason::Failing, "the SMTP server does not answer NOOP")),
-            Err(error) => Err(self.trouble(&error)),
-        }
+        let checked = self.transport.check(self.check_patience).await;
+        checked.map_err(|error| error.trouble(&self.secret_name))
     }
 }

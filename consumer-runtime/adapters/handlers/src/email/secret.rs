@@ -2,22 +2,15 @@
 
 use std::{fs, io, path::Path};
 
-use lettre::{
-    AsyncSmtpTransport, Tokio1Executor,
-    transport::smtp::{
-        AsyncSmtpTransportBuilder,
-        authentication::Credentials,
-        client::{Tls, TlsParameters},
-    },
-};
+use lettre::transport::smtp::{authentication::Credentials, client::TlsParameters};
 use millrace_core::health::{Trouble, TroubleReason};
 
 /// What the Secret says.
-#[derive(Debug, Eq, PartialEq)]
+#[derive(Eq, PartialEq)]
 pub(crate) struct SmtpSecret {
+    pub(crate) host: String,
+    pub(crate) port: u16,
     name: String,
-    host: String,
-    port: u16,
     tls: TlsMode,
     login: Option<(String, String)>,
 }
@@ -30,11 +23,18 @@ enum TlsMode {
     None,
 }
 
+/// A server as the Secret describes it, with what is made once for all its connections: reading the roots that it trusts
+/// takes time and memory.
+pub(crate) struct Server {
+    pub(crate) secret: SmtpSecret,
+    tls: Option<TlsParameters>,
+}
+
 impl SmtpSecret {
     /// Reads the Secret that is mounted at `directory`.
     pub(crate) fn read(name: &str, directory: &Path) -> Result<Self, Trouble> {
         let key = |key: &str| read_key(name, directory, key);
-        let host = key("host")?.ok_or_else(|| missing(name, "host"))?;
+        let host = key("host")?.filter(|host| !host.is_empty()).ok_or_else(|| missing(name, "host"))?;
         let tls = match key("tls")?.as_deref() {
             None | Some("starttls") => TlsMode::StartTls,
             Some("implicit") => TlsMode::Implicit,
@@ -52,25 +52,39 @@ impl SmtpSecret {
             (Some(_), None) => return Err(missing(name, "password")),
             (None, Some(_)) => return Err(missing(name, "username")),
         };
-        Ok(Self { name: name.to_owned(), host, port, tls, login })
+        Ok(Self { host, port, name: name.to_owned(), tls, login })
+    }
+}
+
+impl Server {
+    /// The server that `secret` describes.
+    pub(crate) fn new(secret: SmtpSecret) -> Result<Self, Trouble> {
+        let tls = match secret.tls {
+            TlsMode::None => None,
+            TlsMode::StartTls | TlsMode::Implicit => {
+                let parameters = TlsParameters::new(secret.host.clone()).map_err(|error| {
+                    invalid(&secret.name, &format!("its key \"host\" cannot be used with TLS: {error}"))
+                })?;
+                Some(parameters)
+            }
+        };
+        Ok(Self { secret, tls })
     }
 
-    /// A transport to that server.
-    pub(crate) fn transport(&self) -> Result<AsyncSmtpTransportBuilder, Trouble> {
-        let parameters = || {
-            TlsParameters::new(self.host.clone())
-                .map_err(|error| invalid(&self.name, &format!("its key \"host\" cannot be used with TLS: {error}")))
-        };
-        let tls = match self.tls {
-            TlsMode::StartTls => Tls::Required(parameters()?),
-            TlsMode::Implicit => Tls::Wrapper(parameters()?),
-            TlsMode::None => Tls::None,
-        };
-        let builder = AsyncSmtpTransport::<Tokio1Executor>::builder_dangerous(&self.host).port(self.port).tls(tls);
-        Ok(match &self.login {
-            Some((username, password)) => builder.credentials(Credentials::new(username.clone(), password.clone())),
-            None => builder,
-        })
+    /// What protects the connection from its first byte.
+    pub(crate) fn implicit_tls(&self) -> Option<TlsParameters> {
+        self.tls.clone().filter(|_| self.secret.tls == TlsMode::Implicit)
+    }
+
+    /// What the connection must be upgraded to.
+    pub(crate) fn start_tls(&self) -> Option<TlsParameters> {
+        self.tls.clone().filter(|_| self.secret.tls == TlsMode::StartTls)
+    }
+
+    /// What to log in with.
+    pub(crate) fn credentials(&self) -> Option<Credentials> {
+        let (username, password) = self.secret.login.as_ref()?;
+        Some(Credentials::new(username.clone(), password.clone()))
     }
 }
 
@@ -80,6 +94,13 @@ fn read_key(name: &str, directory: &Path, key: &str) -> Result<Option<String>, T
         Ok(value) => Ok(Some(value.trim_end_matches(['\r', '\n']).to_owned())),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(invalid(name, &format!("failed to read its key {key:?}: {error}"))),
+    }
+}
+
+/// Without its password.
+impl std::fmt::Debug for SmtpSecret {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "{}:{} ({:?}, secret {:?})", self.host, self.port, self.tls, self.name)
     }
 }
 
