@@ -1,8 +1,6 @@
 //! What can go wrong in a reconcile.
 
-use std::fmt::Write as _;
-
-use millrace_config::Problem;
+use millrace_config::{Problem, problem};
 
 /// What can go wrong in a reconcile.
 #[derive(Debug, thiserror::Error)]
@@ -28,7 +26,7 @@ pub enum Error {
         name: String,
     },
     /// The spec breaks rules. Nothing is touched until it changes.
-    #[error("{}", list(.0))]
+    #[error("{}", problem::list(.0))]
     Invalid(Vec<Problem>),
     /// An object cannot be written as JSON or YAML, or read.
     #[error("failed to convert: {0}")]
@@ -65,13 +63,4 @@ impl Error {
             Self::NotOurs { .. } | Self::Invalid(_) | Self::Json(_) | Self::Yaml(_) => false,
         }
     }
-}
-
-fn list(problems: &[Problem]) -> String {
-    let mut text = String::new();
-    for (index, problem) in problems.iter().enumerate() {
-        let separator = if index == 0 { "" } else { "; " };
-        write!(text, "{separator}{problem}").expect("writing to a String cannot fail");
-    }
-    text
 }

@@ -12,7 +12,7 @@ mod handler;
 mod idempotency;
 mod limits;
 mod load;
-mod problem;
+pub mod problem;
 mod runtime;
 pub mod status;
 mod validate;

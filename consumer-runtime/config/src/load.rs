@@ -1,8 +1,6 @@
 //! Reading a configuration: text in, a valid configuration or all its problems out.
 
-use std::fmt::Write as _;
-
-use crate::{Problem, RuntimeConfig};
+use crate::{Problem, RuntimeConfig, problem};
 
 /// A configuration that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -11,7 +9,7 @@ pub enum LoadError {
     #[error("failed to read the configuration: {0}")]
     Syntax(#[from] serde_yaml::Error),
     /// It can be read, and breaks rules.
-    #[error("the configuration has {} problem(s): {}", .0.len(), list(.0))]
+    #[error("the configuration has {} problem(s): {}", .0.len(), problem::list(.0))]
     Problems(Vec<Problem>),
 }
 
@@ -26,15 +24,6 @@ pub fn load(yaml: &str) -> Result<RuntimeConfig, LoadError> {
     })?;
     problems.extend(config.problems());
     if problems.is_empty() { Ok(config) } else { Err(LoadError::Problems(problems)) }
-}
-
-fn list(problems: &[Problem]) -> String {
-    let mut text = String::new();
-    for (index, problem) in problems.iter().enumerate() {
-        let separator = if index == 0 { "" } else { "; " };
-        write!(text, "{separator}{problem}").expect("writing to a String cannot fail");
-    }
-    text
 }
 
 #[cfg(test)]

@@ -9,26 +9,14 @@ use millrace_core::{
     backoff::Backoff,
     health::{Health, Part},
     ports::{Reader, Settler},
-    time::{Clock, Monotonic},
 };
 use millrace_events::Headers;
 use millrace_nats::{Connection, ConnectionOptions, CoreOptions, connect, subscribe};
 use millrace_testkit::{
+    clock::WallClock,
     contract::source::{self, SourceUnderTest},
     nats_server::{NatsServer, NatsServerOptions},
 };
-
-struct StoppedClock;
-
-impl Clock for StoppedClock {
-    fn monotonic(&self) -> Monotonic {
-        Monotonic::default()
-    }
-
-    fn wall(&self) -> jiff::Timestamp {
-        jiff::Timestamp::UNIX_EPOCH
-    }
-}
 
 struct Source {
     publisher: async_nats::Client,
@@ -49,7 +37,7 @@ impl SourceUnderTest for Source {
 
     async fn open(&self) -> (Box<dyn Reader>, Arc<dyn Settler>) {
         let options = CoreOptions { subjects: vec!["orders.*".to_owned()], queue_group: "emails".to_owned() };
-        let clock: Arc<dyn Clock> = Arc::new(StoppedClock);
+        let clock = WallClock::start();
         let (reader, settler) = subscribe(&self.connection, &options, &clock, &self.health).await.unwrap();
         (Box::new(reader), Arc::new(settler))
     }

@@ -12,7 +12,6 @@ use millrace_core::{
     health::{Health, Part, TroubleReason},
     ports::{DeadLetters, Reader, Settler},
     settle::Settlement,
-    time::{Clock, Monotonic},
     window::Budget,
 };
 use millrace_events::{BrokerKind, DeadLetter, Headers, Origin, Reason};
@@ -21,25 +20,10 @@ use millrace_nats::{
     JetStreamOptions, connect, set_up,
 };
 use millrace_testkit::{
+    clock::WallClock,
     contract::source::{self, SourceUnderTest},
     nats_server::{NatsServer, NatsServerOptions},
 };
-
-struct WallClock(std::time::Instant);
-
-impl Clock for WallClock {
-    fn monotonic(&self) -> Monotonic {
-        Monotonic(self.0.elapsed())
-    }
-
-    fn wall(&self) -> jiff::Timestamp {
-        jiff::Timestamp::now()
-    }
-}
-
-fn clock() -> Arc<dyn Clock> {
-    Arc::new(WallClock(std::time::Instant::now()))
-}
 
 const PAUSES: Backoff =
     Backoff { initial: Duration::from_millis(50), max: Duration::from_millis(500), jitter_percent: 20 };
@@ -88,7 +72,7 @@ struct Replica {
 async fn replica(server: &NatsServer) -> Replica {
     let health = Arc::new(Health::starting([Part::Broker]));
     let connection = connect(&connection_options(server.url(), None), &health).await;
-    let source = set_up(&connection, &options(), PAUSES, &clock(), &health).await;
+    let source = set_up(&connection, &options(), PAUSES, &WallClock::start(), &health).await;
     Replica { connection, health, reader: Box::new(source.reader), settler: Arc::new(source.settler) }
 }
 
@@ -226,7 +210,7 @@ async fn trouble(connection_options: ConnectionOptions, options: JetStreamOption
     let told = Arc::clone(&health);
     let trying = async move {
         let connection = connect(&connection_options, &told).await;
-        set_up(&connection, &options, PAUSES, &clock(), &told).await;
+        set_up(&connection, &options, PAUSES, &WallClock::start(), &told).await;
     };
     let seen = async {
         loop {

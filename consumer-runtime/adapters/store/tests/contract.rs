@@ -11,7 +11,12 @@ use millrace_core::{
     time::Clock,
 };
 use millrace_store::{BucketOptions, JetStreamKvStore, MemoryStore};
-use millrace_testkit::{clock::ManualClock, contract, nats_server::NatsServer, sample};
+use millrace_testkit::{
+    clock::{ManualClock, WallClock},
+    contract,
+    nats_server::NatsServer,
+    sample,
+};
 
 const RETENTION: Duration = Duration::from_secs(3600);
 
@@ -32,23 +37,6 @@ async fn open(server: &NatsServer, clock: Arc<dyn Clock>) -> JetStreamKvStore {
         .await
         .unwrap();
     JetStreamKvStore::open(client, &options(), clock).await.unwrap()
-}
-
-/// A clock that runs, for stores that live in another process.
-struct WallClock(std::time::Instant);
-
-impl Clock for WallClock {
-    fn monotonic(&self) -> millrace_core::time::Monotonic {
-        millrace_core::time::Monotonic(self.0.elapsed())
-    }
-
-    fn wall(&self) -> jiff::Timestamp {
-        jiff::Timestamp::now()
-    }
-}
-
-fn wall_clock() -> Arc<dyn Clock> {
-    Arc::new(WallClock(std::time::Instant::now()))
 }
 
 fn key(id: &str) -> Key {
@@ -72,7 +60,7 @@ async fn the_memory_store_keeps_the_contract() {
 #[tokio::test]
 async fn the_jetstream_store_keeps_the_contract() {
     let server = NatsServer::jetstream().await;
-    let store = open(&server, wall_clock()).await;
+    let store = open(&server, WallClock::start()).await;
 
     // The lease is ended by the clock of the server, which only time moves.
     contract::store::run(&store, tokio::time::sleep).await;
@@ -96,7 +84,7 @@ async fn a_full_memory_store_forgets_ended_events_and_never_a_claim() {
 #[tokio::test]
 async fn claims_outlive_a_crash_of_the_server_and_an_outage_is_an_error() {
     let mut server = NatsServer::jetstream().await;
-    let store = open(&server, wall_clock()).await;
+    let store = open(&server, WallClock::start()).await;
     let Claim::Claimed(claim) = store.claim(&key("1"), &WISH).await.unwrap() else { panic!() };
 
     server.kill();
@@ -116,11 +104,11 @@ async fn claims_outlive_a_crash_of_the_server_and_an_outage_is_an_error() {
 #[tokio::test]
 async fn a_bucket_that_forgets_too_early_is_refused_with_what_to_do() {
     let server = NatsServer::jetstream().await;
-    open(&server, wall_clock()).await;
+    open(&server, WallClock::start()).await;
     let client = async_nats::connect(server.url()).await.unwrap();
     let longer = BucketOptions { retention: RETENTION * 2, ..options() };
 
-    let Err(trouble) = JetStreamKvStore::open(client, &longer, wall_clock()).await else { panic!("accepted") };
+    let Err(trouble) = JetStreamKvStore::open(client, &longer, WallClock::start()).await else { panic!("accepted") };
 
     assert_eq!(trouble.reason, TroubleReason::BucketConflict);
     assert!(trouble.message.contains("3600 s") && trouble.message.contains("7200"), "{}", trouble.message);
