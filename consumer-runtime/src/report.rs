@@ -1,6 +1,9 @@
 //! What this process says about itself.
 
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::{
+    sync::{Arc, Mutex, OnceLock, PoisonError},
+    time::Duration,
+};
 
 use millrace_config::status::{
     AnalyticsReport, DeliveryGuarantee, Lag, Part, Phase, ProblemReason, StatusProblem, StatusReport, Totals,
@@ -11,6 +14,9 @@ use millrace_handlers::{AnalyticsHandler, AnalyticsTotals};
 use millrace_nats::LagProbe;
 
 use crate::wire::Parts;
+
+/// The time that the broker has for telling the lag.
+const LAG_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Gathers what this process says about itself.
 pub(crate) struct Reporter {
@@ -62,7 +68,8 @@ impl Reporter {
     pub(crate) async fn report(&self) -> StatusReport {
         let totals = self.metrics.totals();
         let pending = match self.lag.get() {
-            Some(probe) => probe.pending().await,
+            // A broker that does not answer must not keep the report of just that from being read.
+            Some(probe) => tokio::time::timeout(LAG_TIMEOUT, probe.pending()).await.ok().flatten(),
             None => None,
         };
         StatusReport {
