@@ -60,7 +60,7 @@ pub(crate) fn register(shared: &Shared, delivery: Delivery, work: &async_channel
 
 /// Waits for the store to fail, then asks it until it answers, for as long as it runs.
 pub(crate) async fn watch_store(shared: &Shared) {
-    let Some(store) = &shared.store else { return };
+    let Some(store) = &shared.store else { return std::future::pending().await };
     loop {
         shared.store_gate.wait(false).await;
         let mut failures = 0;

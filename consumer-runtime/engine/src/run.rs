@@ -87,7 +87,7 @@ impl Engine {
                 biased;
                 () = stop => {}
                 () = intake => {}
-                ((), ()) = async { (watch_store.await, std::future::pending().await) } => {}
+                () = watch_store => {}
             }
         }
         info!(in_flight = shared.lane().len(), "draining");
