@@ -61,6 +61,11 @@ impl Outcome {
         Self::failed(FailureClass::Permanent(reason), Effect::None, error)
     }
 
+    /// Whether it is a failure that another attempt may heal.
+    pub fn is_retryable(&self) -> bool {
+        matches!(self, Self::Failed(Failure { class: FailureClass::Retryable, .. }))
+    }
+
     fn failed(class: FailureClass, effect: Effect, error: impl Into<String>) -> Self {
         Self::Failed(Failure { class, effect, error: error.into(), retry_after: None })
     }

@@ -17,6 +17,11 @@ impl Gate {
         self.0.send_replace(open);
     }
 
+    /// Whether the gate is open.
+    pub(crate) fn is_open(&self) -> bool {
+        *self.0.borrow()
+    }
+
     /// Waits until the gate is open, or shut.
     pub(crate) async fn wait(&self, open: bool) {
         let mut receiver = self.0.subscribe();

@@ -16,11 +16,13 @@ pub(crate) async fn take(shared: &Shared, reader: &mut dyn Reader, work: &async_
     let mut failures = 0;
     loop {
         shared.store_gate.wait(true).await;
+        shared.handler_gate.wait(true).await;
         let budget = shared.room().await;
         let batch = tokio::select! {
-            // While the store does not answer nothing may be handled, so nothing is taken either.
+            // While store or handler does not work nothing can be handled, so nothing is taken either.
             biased;
             () = shared.store_gate.wait(false) => continue,
+            () = shared.handler_gate.wait(false) => continue,
             batch = reader.next_batch(budget) => batch,
         };
         match batch {

@@ -6,6 +6,7 @@ mod attempt;
 pub mod clock;
 mod gate;
 mod give_up;
+mod handler_watch;
 mod intake;
 mod keepalive;
 mod line;

@@ -50,6 +50,10 @@ async fn settlement_of(shared: &Shared, delivery: &Delivery) -> Option<Settlemen
         shared.metrics.ignored.inc();
         return Some(Settlement::Done);
     }
+    if !shared.handler_gate.is_open() {
+        // An attempt could only fail. It is not spent: the event waits, and has no claim yet.
+        return Some(Settlement::RetryAfter(shared.policy.reconnect.max));
+    }
     // 5 claim
     let asked_at = shared.clock.monotonic();
     let hold = match claim(shared, delivery, &event).await {
@@ -78,6 +82,9 @@ async fn settlement_of(shared: &Shared, delivery: &Delivery) -> Option<Settlemen
     let outcome = attempt(shared, &event, number).await;
     // 7 decide
     let next = decide(&outcome, number, &shared.policy.retry, fastrand::u64(..));
+    if outcome.is_retryable() {
+        shared.handler_failed.notify_one();
+    }
     debug!(event_id = %event.id, attempt = number, ?next, "attempt ended");
     // 8 act, 9 record
     match (next, outcome) {

@@ -7,14 +7,14 @@ use bytes::Bytes;
 use millrace_core::{
     backoff::Backoff,
     claim::{Record, State},
-    health::Health,
+    health::{Health, Part},
     key::{ConsumerName, Key, fingerprint},
     outcome::Outcome,
     ports::{Claim, Handler, IdempotencyStore, Settler},
     retry::RetryPolicy,
     routing::Routing,
     settle::Settlement,
-    time::Clock,
+    time::{Clock, Monotonic},
 };
 use millrace_engine::{Drained, Engine, Policy, clock::TokioClock, metrics::Metrics};
 use millrace_events::{Headers, Reason};
@@ -267,6 +267,33 @@ async fn an_event_that_kills_its_process_is_dead_lettered_without_another_attemp
     let letters = bench.broker.dead_letters();
     let letter = letters.first().unwrap();
     assert_eq!((letter.reason, letter.attempts), (Reason::RetriesExhausted, 3));
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_the_handler_cannot_work_nothing_is_fetched_and_no_event_is_given_up() {
+    let bench = Bench::jetstream();
+    for id in 0..200 {
+        bench.publish(&id.to_string());
+    }
+    bench.handler.set_outage(true);
+    let outage_end = Monotonic(Duration::from_secs(3600 / 2));
+
+    let drained = bench.run_until(policy(), |bench| {
+        let during = bench.clock.monotonic() < outage_end;
+        if bench.clock.monotonic() > Monotonic(Duration::from_secs(1)) && during {
+            let troubles = bench.health.troubles();
+            assert_eq!(troubles.first().map(|(part, _)| *part), Some(Part::Handler), "it is told");
+        }
+        bench.handler.set_outage(during);
+        bench.broker.is_settled()
+    });
+
+    assert_eq!(drained.await, clean());
+    assert_eq!((bench.handler.effects().len(), bench.broker.dead_letters().len()), (200, 0));
+    assert!(bench.health.is_ready());
+    // What was at work when it failed has spent an attempt, and hardly anything after that.
+    let spent = bench.handler.attempts() - 200;
+    assert!(spent <= 20, "{spent} attempts were spent on a handler that cannot work");
 }
 
 #[tokio::test(start_paused = true)]

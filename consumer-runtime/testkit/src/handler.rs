@@ -4,14 +4,14 @@ use std::{
     collections::{BTreeMap, VecDeque},
     sync::{
         Mutex,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
     time::Duration,
 };
 
 use async_trait::async_trait;
 use millrace_core::{
-    health::Trouble,
+    health::{Trouble, TroubleReason},
     outcome::Outcome,
     ports::{Context, Handler},
 };
@@ -23,6 +23,7 @@ pub struct LedgerHandler {
     effects: Mutex<Vec<String>>,
     script: Mutex<BTreeMap<String, VecDeque<Step>>>,
     attempts: AtomicU32,
+    outage: AtomicBool,
     /// How long each call takes before it has its effect.
     pub delay: Mutex<Duration>,
 }
@@ -44,6 +45,11 @@ impl LedgerHandler {
         self.script.lock().unwrap().insert(id.to_owned(), steps.into_iter().collect());
     }
 
+    /// Begins or ends an outage, in which every call fails for now and every check says so.
+    pub fn set_outage(&self, outage: bool) {
+        self.outage.store(outage, Ordering::SeqCst);
+    }
+
     /// The effects so far, as event ids in order.
     pub fn effects(&self) -> Vec<String> {
         self.effects.lock().unwrap().clone()
@@ -61,6 +67,9 @@ impl Handler for LedgerHandler {
         self.attempts.fetch_add(1, Ordering::SeqCst);
         let delay = *self.delay.lock().unwrap();
         tokio::time::sleep(delay).await;
+        if self.outage.load(Ordering::SeqCst) {
+            return Outcome::retryable("scripted outage");
+        }
         let id = event.id.as_str().to_owned();
         let step = self.script.lock().unwrap().get_mut(&id).and_then(VecDeque::pop_front);
         match step {
@@ -75,6 +84,9 @@ impl Handler for LedgerHandler {
     }
 
     async fn check(&self) -> Result<(), Trouble> {
+        if self.outage.load(Ordering::SeqCst) {
+            return Err(Trouble::new(TroubleReason::Unreachable, "scripted outage"));
+        }
         Ok(())
     }
 }
