@@ -53,8 +53,9 @@ pub enum LogLevel {
 #[serde(rename_all = "camelCase")]
 pub struct Email {
     /// Secret in the same namespace that describes the SMTP server: `host`; `port` (default 587, or 465 with
-    /// `tls: implicit`); `tls`, one of `starttls` (default), `implicit` and `none`; and, where the server wants them,
-    /// both `username` and `password`.
+    /// `tls: implicit`); `tls`, one of `starttls` (default), `implicit` and `none`; `ca`, a PEM certificate to trust
+    /// beside the usual ones; and, where the server wants them, both `username` and `password`. A changed Secret is used
+    /// within a minute of reaching the pod.
     pub smtp_secret_ref: SecretRef,
 
     /// Sender address, for example `shop@example.com` or `The Shop <shop@example.com>`.

@@ -156,6 +156,30 @@ async fn starttls_is_never_left_out_where_the_server_does_not_offer_it() {
 }
 
 #[tokio::test]
+async fn tls_is_used_in_both_modes_and_only_with_a_server_that_is_trusted() {
+    let identity = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let (certificate, key) = (folder.path().join("tls.crt"), folder.path().join("tls.key"));
+    fs::write(&certificate, identity.cert.pem()).unwrap();
+    fs::write(&key, identity.signing_key.serialize_pem()).unwrap();
+    let files = ["--smtp-tls-cert", certificate.to_str().unwrap(), "--smtp-tls-key", key.to_str().unwrap()];
+    for (mode, requirement) in [("starttls", "--smtp-require-starttls"), ("implicit", "--smtp-require-tls")] {
+        let server = Mailpit::start(&[files.as_slice(), &[requirement]].concat()).await;
+        let mount = secret_for(server.smtp_port());
+        write_secret(mount.path(), &[("host", "localhost"), ("tls", mode)]);
+        let handler = handler(mount.path());
+
+        let stranger = handler.check().await.unwrap_err();
+        write_secret(mount.path(), &[("ca", &identity.cert.pem())]);
+        let sent = send(&handler, mode).await;
+
+        assert!(stranger.message.contains("certificate"), "{mode}: {stranger}");
+        assert_eq!(sent, Outcome::Done, "{mode}");
+        assert_eq!(server.mails().await.len(), 1, "{mode}");
+    }
+}
+
+#[tokio::test]
 async fn a_server_that_hangs_before_the_content_has_sent_nothing() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let mount = secret_for(listener.local_addr().unwrap().port());

@@ -2,7 +2,10 @@
 
 use std::{fs, io, path::Path};
 
-use lettre::transport::smtp::{authentication::Credentials, client::TlsParameters};
+use lettre::transport::smtp::{
+    authentication::Credentials,
+    client::{Certificate, TlsParameters},
+};
 use millrace_core::health::{Trouble, TroubleReason};
 
 /// What the Secret says.
@@ -12,6 +15,8 @@ pub(crate) struct SmtpSecret {
     pub(crate) port: u16,
     name: String,
     tls: TlsMode,
+    /// PEM of the authority that signed the server's certificate, where it is none that everybody trusts.
+    authority: Option<String>,
     login: Option<(String, String)>,
 }
 
@@ -46,13 +51,14 @@ impl SmtpSecret {
             (None, TlsMode::Implicit) => 465,
             (None, TlsMode::StartTls | TlsMode::None) => 587,
         };
+        let authority = key("ca")?;
         let login = match (key("username")?, key("password")?) {
             (Some(username), Some(password)) => Some((username, password)),
             (None, None) => None,
             (Some(_), None) => return Err(missing(name, "password")),
             (None, Some(_)) => return Err(missing(name, "username")),
         };
-        Ok(Self { host, port, name: name.to_owned(), tls, login })
+        Ok(Self { host, port, name: name.to_owned(), tls, authority, login })
     }
 }
 
@@ -61,12 +67,7 @@ impl Server {
     pub(crate) fn new(secret: SmtpSecret) -> Result<Self, Trouble> {
         let tls = match secret.tls {
             TlsMode::None => None,
-            TlsMode::StartTls | TlsMode::Implicit => {
-                let parameters = TlsParameters::new(secret.host.clone()).map_err(|error| {
-                    invalid(&secret.name, &format!("its key \"host\" cannot be used with TLS: {error}"))
-                })?;
-                Some(parameters)
-            }
+            TlsMode::StartTls | TlsMode::Implicit => Some(tls_parameters(&secret)?),
         };
         Ok(Self { secret, tls })
     }
@@ -86,6 +87,23 @@ impl Server {
         let (username, password) = self.secret.login.as_ref()?;
         Some(Credentials::new(username.clone(), password.clone()))
     }
+}
+
+fn tls_parameters(secret: &SmtpSecret) -> Result<TlsParameters, Trouble> {
+    let invalid_key = |key: &str, error: &dyn std::fmt::Display| {
+        invalid(&secret.name, &format!("its key {key:?} cannot be used with TLS: {error}"))
+    };
+    let mut builder = TlsParameters::builder(secret.host.clone());
+    if let Some(pem) = &secret.authority {
+        // A text without a certificate is read as no certificates.
+        if !pem.contains("-----BEGIN CERTIFICATE-----") {
+            return Err(invalid_key("ca", &"it holds no PEM certificate"));
+        }
+        let certificate = Certificate::from_pem(pem.as_bytes()).map_err(|error| invalid_key("ca", &error))?;
+        builder = builder.add_root_certificate(certificate);
+    }
+    let key = if secret.authority.is_some() { "ca" } else { "host" };
+    builder.build().map_err(|error| invalid_key(key, &error))
 }
 
 fn read_key(name: &str, directory: &Path, key: &str) -> Result<Option<String>, Trouble> {
@@ -142,5 +160,13 @@ mod tests {
         let (kind, message) = reason(read().unwrap_err());
         assert_eq!(kind, TroubleReason::SecretInvalid);
         assert!(message.contains("\"port\"") && !message.contains("hunter2"), "{message}");
+
+        put("port", "465");
+        for authority in ["none", "-----BEGIN CERTIFICATE-----\nbm9uZQ==\n-----END CERTIFICATE-----\n"] {
+            put("ca", authority);
+            let (kind, message) = reason(Server::new(read().unwrap()).err().unwrap());
+            assert_eq!(kind, TroubleReason::SecretInvalid);
+            assert!(message.contains("\"ca\""), "{message}");
+        }
     }
 }
