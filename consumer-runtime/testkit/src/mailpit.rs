@@ -13,6 +13,9 @@ use tokio::{
 
 use crate::nats_server::{free_port, tool};
 
+/// How often a start is tried. Mailpit cannot choose its ports by itself, so one may be taken when it starts.
+const STARTS_MAX: u32 = 5;
+
 /// A mailpit on loopback. It ends with this value.
 pub struct Mailpit {
     smtp_port: u16,
@@ -32,8 +35,18 @@ pub struct Mail {
 }
 
 impl Mailpit {
-    /// Starts a server that takes everything, with `arguments` for mailpit beside.
+    /// Starts a server that takes everything, with `arguments` for mailpit beside, and waits until it answers.
     pub async fn start(arguments: &[&str]) -> Self {
+        for _ in 0..STARTS_MAX {
+            let mut server = Self::spawn(arguments);
+            if server.answers().await {
+                return server;
+            }
+        }
+        panic!("mailpit ended at once, {STARTS_MAX} times");
+    }
+
+    fn spawn(arguments: &[&str]) -> Self {
         let (smtp_port, http_port) = (free_port(), free_port());
         let process = Command::new(tool("mailpit", "MAILPIT"))
             .args(["--smtp", &format!("127.0.0.1:{smtp_port}"), "--listen", &format!("127.0.0.1:{http_port}")])
@@ -43,15 +56,26 @@ impl Mailpit {
             .stderr(Stdio::null())
             .spawn()
             .expect("mailpit cannot be started");
-        let server = Self { smtp_port, http_port, process };
+        Self { smtp_port, http_port, process }
+    }
+
+    /// Waits until it answers. False when it has ended: somebody else took its ports in between.
+    async fn answers(&mut self) -> bool {
         let deadline = Instant::now() + Duration::from_secs(10);
-        for port in [smtp_port, http_port] {
+        for port in [self.smtp_port, self.http_port] {
             while TcpStream::connect(("127.0.0.1", port)).await.is_err() {
+                if self.has_ended() {
+                    return false;
+                }
                 assert!(Instant::now() < deadline, "mailpit does not answer on port {port}");
                 sleep(Duration::from_millis(10)).await;
             }
         }
-        server
+        !self.has_ended()
+    }
+
+    fn has_ended(&mut self) -> bool {
+        self.process.try_wait().unwrap().is_some()
     }
 
     /// Where it takes mail.

@@ -1,0 +1,105 @@
+//! What ends a runtime, and its exit code.
+
+use std::{
+    io::{BufRead as _, BufReader, Write as _},
+    net::TcpListener,
+    time::Duration,
+};
+
+use millrace_testkit::nats_server::{NatsServer, free_port};
+use tempfile::TempDir;
+
+use crate::support::{PATIENCE, Runtime, Secret, eventually, make_streams, publish, spawn, wait_until_settled};
+
+#[tokio::test]
+async fn sigterm_drains_and_exits_with_zero_and_what_is_not_yet_connected_stops_at_once() {
+    let server = NatsServer::jetstream().await;
+    let context = make_streams(&server).await;
+    let mut runtime = Runtime::start(&server, 30);
+    publish(&context, 0..500).await;
+    eventually("it is at work", PATIENCE, || runtime.orders() > 0).await;
+    runtime.signal("-TERM");
+    assert_eq!(runtime.wait().code(), Some(0));
+
+    // What it handed back is there at once: the next one is done long before the ack wait is over.
+    let next = Runtime::start(&server, 30);
+    wait_until_settled(&context, Duration::from_secs(10)).await;
+    assert_eq!(next.total("possibleDuplicates"), 0);
+    drop(next);
+
+    drop(server);
+    let gone = NatsServer::jetstream().await;
+    let mut waiting = Runtime::start(&gone, 30);
+    eventually("it says what it lacks", PATIENCE, || {
+        waiting.status().is_some_and(|status| status["problems"][0]["reason"] == "StreamNotFound")
+    })
+    .await;
+    waiting.signal("-TERM");
+    assert_eq!(waiting.wait().code(), Some(0));
+}
+
+#[tokio::test]
+async fn a_second_signal_does_not_wait_for_the_drain_and_a_drain_that_its_deadline_cuts_exits_with_one() {
+    let mut server = NatsServer::jetstream().await;
+    let context = make_streams(&server).await;
+    let secret = Secret::for_server(silent_after_content());
+    let handler = "{email: {smtpSecretRef: {name: smtp}, from: shop@example.com}}";
+    let more = |drain_timeout_seconds: u32, attempt_timeout_seconds: u32| {
+        format!(
+            "drainTimeoutSeconds: {drain_timeout_seconds}\ndelivery: {{deadLetter: {{subject: dlq.emails}}, \
+             attemptTimeoutSeconds: {attempt_timeout_seconds}}}"
+        )
+    };
+
+    let mut patient = Runtime::with(&server, "emails", 30, handler, &more(30, 30), secret.folder());
+    publish(&context, 0..1).await;
+    eventually("it is at work", PATIENCE, || patient.in_flight() == 1).await;
+    patient.signal("-TERM");
+    eventually("it drains", PATIENCE, || patient.status().is_some_and(|status| status["phase"] == "Draining")).await;
+    patient.signal("-TERM");
+    assert_eq!(patient.wait().code(), Some(143));
+
+    let mut hurried = Runtime::with(&server, "emails", 30, handler, &more(3, 2), secret.folder());
+    publish(&context, 1..2).await;
+    eventually("it is at work", PATIENCE, || hurried.in_flight() == 1).await;
+    // What became of the attempt cannot be recorded now, and that is tried for longer than the drain lasts.
+    server.kill();
+    hurried.signal("-TERM");
+    assert_eq!(hurried.wait().code(), Some(1));
+}
+
+/// A mail server that greets, takes every command, and never answers to the content of an e-mail. Its port.
+fn silent_after_content() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            std::thread::spawn(move || {
+                let mut stream = stream.unwrap();
+                stream.write_all(b"220 ready\r\n").unwrap();
+                for line in BufReader::new(stream.try_clone().unwrap()).lines().map_while(Result::ok) {
+                    let is_data = line == "DATA";
+                    let answer: &[u8] = if is_data { b"354 go on\r\n" } else { b"250 fine\r\n" };
+                    if stream.write_all(answer).is_err() {
+                        return;
+                    }
+                    if is_data {
+                        std::thread::park();
+                    }
+                }
+            });
+        }
+    });
+    port
+}
+
+#[tokio::test]
+async fn a_configuration_that_cannot_be_used_is_refused_before_a_port_is_opened() {
+    let folder = TempDir::new().unwrap();
+    let config = folder.path().join("config.yaml");
+    std::fs::write(&config, "consumer: {namespace: a, name: b}\nbroker: {}\nsubjects: []\nhandler: {}\n").unwrap();
+
+    let mut process = spawn(&config, folder.path(), free_port());
+
+    assert_eq!(process.wait().unwrap().code(), Some(78));
+}

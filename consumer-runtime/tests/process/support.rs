@@ -1,0 +1,209 @@
+//! A runtime as a process, and what is around it.
+
+use std::{
+    fs,
+    io::{Read as _, Write as _},
+    net::TcpStream as StdTcpStream,
+    path::Path,
+    process::{Child, Command, ExitStatus, Stdio},
+    time::{Duration, Instant},
+};
+
+use async_nats::jetstream;
+use millrace_testkit::{
+    nats_server::{NatsServer, free_port},
+    sample,
+};
+use serde_json::Value;
+use tempfile::TempDir;
+
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A runtime as a process. It ends with this value.
+pub(crate) struct Runtime {
+    pub(crate) process: Child,
+    port: u16,
+    _folder: TempDir,
+}
+
+impl Runtime {
+    /// A runtime with the `analytics` handler, whose sums show a repeated effect.
+    pub(crate) fn start(server: &NatsServer, ack_wait_seconds: u32) -> Self {
+        let delivery = "delivery: {deadLetter: {subject: dlq.analytics}}";
+        Self::with(server, "analytics", ack_wait_seconds, "{analytics: {}}", delivery, Path::new("/nonexistent"))
+    }
+
+    /// A runtime with this handler, and `more` lines of configuration.
+    pub(crate) fn with(
+        server: &NatsServer,
+        name: &str,
+        ack_wait_seconds: u32,
+        handler: &str,
+        more: &str,
+        secrets: &Path,
+    ) -> Self {
+        let folder = TempDir::new().unwrap();
+        let config = folder.path().join("config.yaml");
+        let text = format!(
+            "consumer: {{namespace: shop, name: {name}}}
+broker: {{jetStream: {{servers: ['{}'], stream: ORDERS, ackWaitSeconds: {ack_wait_seconds}}}}}
+subjects: ['orders.>']
+handler: {handler}
+{more}
+",
+            server.url()
+        );
+        fs::write(&config, text).unwrap();
+        let port = free_port();
+        let process = spawn(&config, secrets, port);
+        Self { process, port, _folder: folder }
+    }
+
+    /// The status code and body of an answer.
+    fn get(&self, path: &str) -> Option<(u16, String)> {
+        let mut stream = StdTcpStream::connect(("127.0.0.1", self.port)).ok()?;
+        stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes()).ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).ok()?;
+        let (head, body) = answer.split_once("\r\n\r\n")?;
+        Some((head.split(' ').nth(1)?.parse().ok()?, body.to_owned()))
+    }
+
+    pub(crate) fn status(&self) -> Option<Value> {
+        serde_json::from_str(&self.get("/status")?.1).ok()
+    }
+
+    pub(crate) fn is_ready(&self) -> bool {
+        self.get("/readyz").is_some_and(|(code, _)| code == 200)
+    }
+
+    pub(crate) fn total(&self, name: &str) -> u64 {
+        self.status().map_or(0, |status| status["totals"][name].as_u64().unwrap())
+    }
+
+    pub(crate) fn orders(&self) -> u64 {
+        self.status().map_or(0, |status| status["analytics"]["orders"].as_u64().unwrap())
+    }
+
+    pub(crate) fn in_flight(&self) -> u64 {
+        self.status().map_or(0, |status| status["lag"]["inFlight"].as_u64().unwrap())
+    }
+
+    /// The reason why the handler does not work.
+    pub(crate) fn handler_problem(&self) -> Option<String> {
+        let status = self.status()?;
+        let problem = status["problems"].as_array()?.iter().find(|problem| problem["part"] == "Handler")?;
+        problem["reason"].as_str().map(str::to_owned)
+    }
+
+    pub(crate) fn signal(&self, signal: &str) {
+        let killed = Command::new("kill").args([signal, &self.process.id().to_string()]).status().unwrap();
+        assert!(killed.success());
+    }
+
+    pub(crate) fn wait(&mut self) -> ExitStatus {
+        self.process.wait().unwrap()
+    }
+}
+
+impl Drop for Runtime {
+    fn drop(&mut self) {
+        drop(self.process.kill());
+        drop(self.process.wait());
+    }
+}
+
+/// A folder of Secrets with the Secret `smtp`.
+pub(crate) struct Secret(TempDir);
+
+impl Secret {
+    pub(crate) fn empty() -> Self {
+        let folder = TempDir::new().unwrap();
+        fs::create_dir(folder.path().join("smtp")).unwrap();
+        Self(folder)
+    }
+
+    pub(crate) fn for_server(port: u16) -> Self {
+        let secret = Self::empty();
+        secret.describe(port);
+        secret
+    }
+
+    /// From now on it describes a server on this port.
+    pub(crate) fn describe(&self, port: u16) {
+        // The host comes last: before it the Secret counts as missing.
+        for (key, value) in [("tls", "none".to_owned()), ("port", port.to_string()), ("host", "127.0.0.1".to_owned())] {
+            fs::write(self.0.path().join("smtp").join(key), value).unwrap();
+        }
+    }
+
+    pub(crate) fn folder(&self) -> &Path {
+        self.0.path()
+    }
+}
+
+pub(crate) fn spawn(config: &Path, secrets: &Path, port: u16) -> Child {
+    Command::new(env!("CARGO_BIN_EXE_consumer-runtime"))
+        .arg("--config")
+        .arg(config)
+        .arg("--secrets-dir")
+        .arg(secrets)
+        .args(["--listen", &format!("127.0.0.1:{port}")])
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap()
+}
+
+pub(crate) async fn eventually(what: &str, patience: Duration, mut condition: impl FnMut() -> bool) {
+    wait_until(what, patience, async || condition()).await;
+}
+
+pub(crate) async fn wait_until(what: &str, patience: Duration, mut condition: impl AsyncFnMut() -> bool) {
+    let deadline = Instant::now() + patience;
+    while !condition().await {
+        assert!(Instant::now() < deadline, "{what}: not within {patience:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+pub(crate) async fn make_streams(server: &NatsServer) -> jetstream::Context {
+    let context = jetstream::new(async_nats::connect(server.url()).await.unwrap());
+    for (name, subject) in [("ORDERS", "orders.>"), ("DLQ", "dlq.>")] {
+        let config = jetstream::stream::Config {
+            name: name.to_owned(),
+            subjects: vec![subject.to_owned()],
+            ..jetstream::stream::Config::default()
+        };
+        context.create_stream(config).await.unwrap();
+    }
+    context
+}
+
+/// Publishes orders with the ids of a range, each confirmed; tries again while the server is away.
+pub(crate) async fn publish(context: &jetstream::Context, ids: std::ops::Range<u32>) {
+    for id in ids {
+        loop {
+            let sent = context.publish("orders.placed", sample::order(&id.to_string())).await;
+            if let Ok(ack) = sent
+                && ack.await.is_ok()
+            {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+}
+
+/// Waits until the durable has nothing left.
+pub(crate) async fn wait_until_settled(context: &jetstream::Context, patience: Duration) {
+    let stream = context.get_stream("ORDERS").await.unwrap();
+    let deadline = Instant::now() + patience;
+    loop {
+        let info = stream.consumer_info("shop-analytics").await.unwrap();
+        if (info.num_pending, info.num_ack_pending) == (0, 0) {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{} pending, {} not acked", info.num_pending, info.num_ack_pending);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
