@@ -96,7 +96,9 @@ impl Cluster {
 
     /// Runs kubectl with something to read; its error is what it says on stderr.
     pub fn try_kubectl(&self, arguments: &[&str], input: &str) -> Result<String, String> {
-        let kubectl = if self.provider == "local" { self.bin.join("kubectl") } else { PathBuf::from("kubectl") };
+        // The pinned one where it has been built.
+        let pinned = self.bin.join("kubectl");
+        let kubectl = if pinned.exists() { pinned } else { PathBuf::from("kubectl") };
         let mut child = Command::new(kubectl)
             .args(arguments)
             .env("KUBECONFIG", &self.kubeconfig)
