@@ -193,6 +193,8 @@ fn what_keeps_a_consumer_from_working_is_a_condition_with_its_reason() {
     let shop = Shop::open(Cluster::with_operator(), "e2e-faults");
     shop.start_producer("producer", &["--count=10"]);
     shop.producer_summary("producer", Duration::from_secs(60));
+    // Before any consumer, because it waits for all Deployments.
+    shop.apply_manifest("secured-broker");
     let apply = |name: &str, broker: &str, rest: &str| {
         shop.cluster.apply(&shop.namespace, &consumer(name, &spec(broker, rest))).unwrap();
     };
@@ -202,7 +204,6 @@ fn what_keeps_a_consumer_from_working_is_a_condition_with_its_reason() {
     apply("no-dlq", JETSTREAM, "  delivery: {deadLetter: {subject: nowhere}}");
     let with_secret = "{jetStream: {servers: ['nats://nats:4222'], stream: ORDERS, authSecretRef: {name: creds}}}";
     apply("no-secret", with_secret, "");
-    shop.apply_manifest("secured-broker");
     apply("no-login", "{jetStream: {servers: ['nats://secured:4222'], authSecretRef: {name: wrong}}}", "");
     apply("no-smtp", JETSTREAM, "  handler: {email: {smtpSecretRef: {name: none}, from: 'a@b.c'}}");
 
