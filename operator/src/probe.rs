@@ -64,9 +64,14 @@ async fn ask(address: &str) -> Option<StatusReport> {
         let body = Limited::new(answer.into_body(), ANSWER_MAX_BYTES).collect().await.ok()?;
         serde_json::from_slice(&body.to_bytes()).ok()
     };
-    // The connection must be driven while its answer is awaited; it ends with it.
+    // The connection must be driven while its answer is awaited. The pod may close it before the answer is read to its
+    // end, so its end says nothing; the time limit ends a wait in vain.
+    let driving = async {
+        drop(connection.await);
+        std::future::pending::<Option<StatusReport>>().await
+    };
     tokio::select! {
         report = asking => report,
-        _ = connection => None,
+        nothing = driving => nothing,
     }
 }
