@@ -2,6 +2,7 @@
 
 use std::fmt::Debug;
 
+use k8s_openapi::api::apps::v1::Deployment;
 use kube::{
     Api, Client, Resource, ResourceExt as _,
     api::{Patch, PatchParams},
@@ -19,8 +20,14 @@ use crate::{
     validate::Valid,
 };
 
-/// Applies the children in their order. Safe to repeat, and to stop after any of them.
-pub async fn apply(context: &Context, valid: &Valid, desired: &Desired, children: &Children) -> Result<(), Error> {
+/// Applies the children in their order, and returns the Deployment as it is then. Safe to repeat, and to stop after any of
+/// them.
+pub async fn apply(
+    context: &Context,
+    valid: &Valid,
+    desired: &Desired,
+    children: &Children,
+) -> Result<Deployment, Error> {
     let client = &context.client;
     apply_one(client, valid, "ServiceAccount", &desired.service_account, children.service_account.as_ref()).await?;
     apply_one(client, valid, "ConfigMap", &desired.config_map, children.config_map.as_ref()).await?;
@@ -35,7 +42,7 @@ async fn apply_one<K>(
     kind: &'static str,
     desired: &K,
     existing: Option<&K>,
-) -> Result<(), Error>
+) -> Result<K, Error>
 where
     K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned + Serialize,
 {
@@ -46,14 +53,15 @@ where
             return Err(Error::NotOurs { kind, name: existing.name_any() });
         }
         if holds(&serde_json::to_value(existing)?, &serde_json::to_value(desired)?) {
-            return Ok(());
+            return Ok(existing.clone());
         }
     }
     let api: Api<K> = Api::namespaced(client.clone(), &valid.namespace);
     let parameters = PatchParams::apply(FIELD_MANAGER).force();
-    answered("apply a child", api.patch(&desired.name_any(), &parameters, &Patch::Apply(desired))).await?;
+    let (name, patch) = (desired.name_any(), Patch::Apply(desired));
+    let applied = answered("apply a child", api.patch(&name, &parameters, &patch)).await?;
     info!(namespace = valid.namespace, name = valid.name, kind, "applied");
-    Ok(())
+    Ok(applied)
 }
 
 /// Whether everything that is desired is there. What the API server has added does not count.

@@ -158,12 +158,11 @@ async fn carry_out(object: &EventConsumer, context: &Context) -> Result<Action, 
     let valid: Valid = validate(object)?;
     let children = fetch::children(context, &valid.namespace, &valid.name).await?;
     let desired = build(&valid, &context.settings)?;
-    apply(context, &valid, &desired, &children).await?;
+    let deployment = apply(context, &valid, &desired, &children).await?;
     let pods = fetch::pods(context, &valid.namespace, &valid.name).await?;
     let reports = context.probe.reports(&pods).await;
     let pods: Vec<_> = pods.into_iter().zip(reports).collect();
-    // Of a Deployment that has just been written, the old status says nothing.
-    let seen = Seen::Applied { deployment: children.deployment.as_ref(), pods: &pods };
+    let seen = Seen::Applied { deployment: &deployment, pods: &pods };
     let status = write_status(context, object, &seen).await?;
     let ready = status.conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True");
     Ok(Action::requeue(if ready { SETTLED_INTERVAL } else { UNSETTLED_INTERVAL }))

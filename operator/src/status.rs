@@ -19,8 +19,9 @@ pub enum Seen<'a> {
     New,
     /// Its children are as they are to be; this is what became of them.
     Applied {
-        /// The Deployment.
-        deployment: Option<&'a Deployment>,
+        /// The Deployment, as it is since it was applied. Of one that has just been written the status is older than its
+        /// generation, and counts for nothing.
+        deployment: &'a Deployment,
         /// Its pods, each with its report, if it gave one.
         pods: &'a [(Pod, Option<StatusReport>)],
     },
@@ -52,8 +53,8 @@ pub fn status(object: &EventConsumer, seen: &Seen<'_>, now: Timestamp) -> EventC
         conditions.set(name, status, &reason, &message);
     }
     let deployment = match seen {
-        Seen::Applied { deployment: Some(deployment), .. } => deployment.status.clone(),
-        Seen::New | Seen::Applied { .. } | Seen::Failed(_) => None,
+        Seen::Applied { deployment, .. } => deployment.status.clone(),
+        Seen::New | Seen::Failed(_) => None,
     };
     let counts = deployment.map_or((old.replicas, old.ready_replicas), |status| {
         (status.replicas.unwrap_or_default(), status.ready_replicas.unwrap_or_default())
@@ -91,10 +92,10 @@ fn summarise(object: &EventConsumer, seen: &Seen<'_>) -> Summary {
             if let Some((reason, message)) = pods.iter().find_map(|(pod, _)| waiting(pod)) {
                 return summary("False", true, false, &reason, &message);
             }
-            if let Some(message) = deployment.and_then(replica_failure) {
+            if let Some(message) = replica_failure(deployment) {
                 return summary("False", true, false, "ReplicaFailure", &message);
             }
-            if deployment.is_some_and(|deployment| is_rolled_out(deployment, object.spec.replicas)) {
+            if is_rolled_out(deployment, object.spec.replicas) {
                 let message = format!("{} of {} replicas take events", object.spec.replicas, object.spec.replicas);
                 return summary("True", false, false, "AllReplicasReady", &message);
             }

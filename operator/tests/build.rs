@@ -4,7 +4,7 @@
 
 use std::path::Path;
 
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::{apps::v1::Deployment, core::v1::Pod};
 use millrace_config::status::StatusReport;
 use millrace_operator_api::EventConsumer;
 use operator::{
@@ -128,7 +128,7 @@ fn what_a_pod_reports_decides_between_waiting_and_being_stalled() {
     let object = example("log");
     for (reason, stalled) in [("Unreachable", "False"), ("StreamNotFound", "True")] {
         let pods = [(Pod::default(), Some(report(reason)))];
-        let seen = conditions(&object, &Seen::Applied { deployment: None, pods: &pods });
+        let seen = conditions(&object, &Seen::Applied { deployment: &Deployment::default(), pods: &pods });
         assert_eq!(
             (&seen["Ready"], &seen["Stalled"], &seen["BrokerReady"]),
             (&json!("False"), &json!(stalled), &json!("False"))
@@ -138,10 +138,27 @@ fn what_a_pod_reports_decides_between_waiting_and_being_stalled() {
 }
 
 #[test]
+fn a_deployment_that_has_just_been_written_is_not_ready_by_its_old_status() {
+    let object = example("log");
+    let deployment = |observed: i64| -> Deployment {
+        let counts = json!({"observedGeneration": observed, "replicas": 1, "updatedReplicas": 1, "readyReplicas": 1});
+        let mut deployment = desired(&object).deployment;
+        deployment.metadata.generation = Some(2);
+        deployment.status = serde_json::from_value(counts).unwrap();
+        deployment
+    };
+    let ready =
+        |deployment: &Deployment| conditions(&object, &Seen::Applied { deployment, pods: &[] })["Ready"].clone();
+
+    assert_eq!(ready(&deployment(1)), "False");
+    assert_eq!(ready(&deployment(2)), "True");
+}
+
+#[test]
 fn a_status_that_says_the_same_keeps_the_times_of_its_transitions() {
     let mut object = example("log");
     let pods = [(Pod::default(), Some(report("Unreachable")))];
-    let seen = Seen::Applied { deployment: None, pods: &pods };
+    let seen = Seen::Applied { deployment: &Deployment::default(), pods: &pods };
     object.status = Some(status(&object, &seen, "2026-01-01T00:00:00Z".parse().unwrap()));
 
     let later = status(&object, &seen, "2026-01-02T00:00:00Z".parse().unwrap());
