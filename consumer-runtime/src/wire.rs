@@ -92,7 +92,8 @@ impl Parts {
     /// in the health.
     pub(crate) async fn connect(self, reporter: &Reporter) -> Engine {
         let connecting = async {
-            let connection = connect(&self.connection_options(), &self.health).await;
+            let options = self.connection_options();
+            let connection = self.until_it_works(Part::Broker, || connect(&options, &self.health)).await;
             let store = self.open_store(&connection).await;
             (self.open_source(&connection, reporter).await, store)
         };
@@ -164,7 +165,8 @@ impl Parts {
         let dead_letters = self.dead_letter_options();
         if let Some(jet_stream) = &self.config.broker.jet_stream {
             let options = self.jet_stream_options(jet_stream, &dead_letters);
-            let source = set_up(connection, &options, self.pauses(), &self.clock, &self.health).await;
+            let setting_up = || set_up(connection, &options, &self.clock, &self.health);
+            let source = self.until_it_works(Part::Broker, setting_up).await;
             reporter.lag_from(source.lag);
             return Source {
                 reader: Box::new(source.reader),

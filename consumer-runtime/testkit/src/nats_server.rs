@@ -8,6 +8,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use async_nats::{HeaderMap, jetstream};
+use millrace_events::Headers;
 use tempfile::TempDir;
 use tokio::{net::TcpStream, time::sleep};
 
@@ -48,6 +50,20 @@ impl NatsServer {
     /// The URL to connect to.
     pub fn url(&self) -> String {
         format!("nats://127.0.0.1:{}", self.port)
+    }
+
+    /// Makes the streams ORDERS (`orders.>`) and DLQ (`dlq.>`), and gives a way to look at them.
+    pub async fn make_streams(&self) -> jetstream::Context {
+        let context = jetstream::new(async_nats::connect(self.url()).await.unwrap());
+        for (name, subject) in [("ORDERS", "orders.>"), ("DLQ", "dlq.>")] {
+            let config = jetstream::stream::Config {
+                name: name.to_owned(),
+                subjects: vec![subject.to_owned()],
+                ..jetstream::stream::Config::default()
+            };
+            context.create_stream(config).await.unwrap();
+        }
+        context
     }
 
     /// Kills the server with SIGKILL, as a crash would.
@@ -104,6 +120,15 @@ impl Drop for NatsServer {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+/// Headers as a publisher of the client library has them.
+pub fn header_map(headers: &Headers) -> HeaderMap {
+    let mut map = HeaderMap::new();
+    for (name, value) in headers.iter() {
+        map.append(name, std::str::from_utf8(value).unwrap());
+    }
+    map
 }
 
 /// A port that nobody listens on.

@@ -5,12 +5,12 @@ use std::time::Duration;
 use millrace_testkit::nats_server::NatsServer;
 use serde_json::Value;
 
-use crate::support::{PATIENCE, Runtime, eventually, make_streams, publish, wait_until_settled};
+use crate::support::{PATIENCE, Runtime, eventually, publish, wait_until_settled};
 
 #[tokio::test]
 async fn acks_that_a_crashed_server_forgets_cause_no_second_effect() {
     let mut server = NatsServer::jetstream().await;
-    let context = make_streams(&server).await;
+    let context = server.make_streams().await;
     let runtime = Runtime::start(&server, 2);
     // A server writes a consumer's state some ten times a second. A crash in between forgets confirmed acks; a few crashes
     // make sure of it.
@@ -37,7 +37,7 @@ async fn acks_that_a_crashed_server_forgets_cause_no_second_effect() {
 #[tokio::test]
 async fn a_server_that_is_killed_under_load_is_used_again_within_five_seconds_and_nothing_is_lost() {
     let mut server = NatsServer::jetstream().await;
-    let context = make_streams(&server).await;
+    let context = server.make_streams().await;
     let runtime = Runtime::start(&server, 5);
     let publisher = context.clone();
     let load = async move { publish(&publisher, 0..3000).await };
@@ -57,7 +57,7 @@ async fn a_server_that_is_killed_under_load_is_used_again_within_five_seconds_an
 #[tokio::test]
 async fn a_killed_runtime_loses_nothing_and_the_next_one_finishes_its_work() {
     let server = NatsServer::jetstream().await;
-    let context = make_streams(&server).await;
+    let context = server.make_streams().await;
     publish(&context, 0..2000).await;
     let mut first = Runtime::start(&server, 2);
     eventually("it is at work", PATIENCE, || first.total("handled") > 100).await;

@@ -2,7 +2,7 @@
 
 use millrace_testkit::{mailpit::Mailpit, nats_server::NatsServer};
 
-use crate::support::{PATIENCE, Runtime, Secret, eventually, make_streams, publish, wait_until};
+use crate::support::{PATIENCE, Runtime, Secret, eventually, publish, wait_until};
 
 const HANDLER: &str = "{email: {smtpSecretRef: {name: smtp}, from: shop@example.com}}";
 const MORE: &str = "delivery: {deadLetter: {subject: dlq.emails}, maxAttempts: 2, backoff: {initialMilliseconds: 1}}";
@@ -10,7 +10,7 @@ const MORE: &str = "delivery: {deadLetter: {subject: dlq.emails}, maxAttempts: 2
 #[tokio::test]
 async fn a_mail_server_or_secret_that_is_missing_is_told_and_costs_no_event() {
     let server = NatsServer::jetstream().await;
-    let context = make_streams(&server).await;
+    let context = server.make_streams().await;
     publish(&context, 0..50).await;
     let secret = Secret::empty();
     let runtime = Runtime::with(&server, "emails", 30, HANDLER, MORE, secret.folder());

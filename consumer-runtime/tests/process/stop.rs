@@ -9,12 +9,12 @@ use std::{
 use millrace_testkit::nats_server::{NatsServer, free_port};
 use tempfile::TempDir;
 
-use crate::support::{PATIENCE, Runtime, Secret, eventually, make_streams, publish, spawn, wait_until_settled};
+use crate::support::{PATIENCE, Runtime, Secret, eventually, publish, spawn, wait_until_settled};
 
 #[tokio::test]
 async fn sigterm_drains_and_exits_with_zero_and_what_is_not_yet_connected_stops_at_once() {
     let server = NatsServer::jetstream().await;
-    let context = make_streams(&server).await;
+    let context = server.make_streams().await;
     let mut runtime = Runtime::start(&server, 30);
     publish(&context, 0..500).await;
     eventually("it is at work", PATIENCE, || runtime.orders() > 0).await;
@@ -41,7 +41,7 @@ async fn sigterm_drains_and_exits_with_zero_and_what_is_not_yet_connected_stops_
 #[tokio::test]
 async fn a_second_signal_does_not_wait_for_the_drain_and_a_drain_that_its_deadline_cuts_exits_with_one() {
     let mut server = NatsServer::jetstream().await;
-    let context = make_streams(&server).await;
+    let context = server.make_streams().await;
     let secret = Secret::for_server(silent_after_content());
     let handler = "{email: {smtpSecretRef: {name: smtp}, from: shop@example.com}}";
     let more = |drain_timeout_seconds: u32, attempt_timeout_seconds: u32| {

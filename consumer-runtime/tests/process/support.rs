@@ -166,19 +166,6 @@ pub(crate) async fn wait_until(what: &str, patience: Duration, mut condition: im
     }
 }
 
-pub(crate) async fn make_streams(server: &NatsServer) -> jetstream::Context {
-    let context = jetstream::new(async_nats::connect(server.url()).await.unwrap());
-    for (name, subject) in [("ORDERS", "orders.>"), ("DLQ", "dlq.>")] {
-        let config = jetstream::stream::Config {
-            name: name.to_owned(),
-            subjects: vec![subject.to_owned()],
-            ..jetstream::stream::Config::default()
-        };
-        context.create_stream(config).await.unwrap();
-    }
-    context
-}
-
 /// Publishes orders with the ids of a range, each confirmed; tries again while the server is away.
 pub(crate) async fn publish(context: &jetstream::Context, ids: std::ops::Range<u32>) {
     for id in ids {

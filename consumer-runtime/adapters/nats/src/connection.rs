@@ -1,4 +1,4 @@
-//! A connection to NATS: made with patience, told about in the process's health.
+//! A connection to NATS: kept up, and told about in the process's health.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -74,27 +74,11 @@ impl Connection {
     }
 }
 
-/// Connects, again and again until it works, and tells `health` about each failure.
-pub async fn connect(options: &ConnectionOptions, health: &Arc<Health>) -> Connection {
-    let mut failures = 0;
-    loop {
-        match try_connect(options, health).await {
-            Ok(connection) => {
-                info!(servers = options.servers.join(","), "connected");
-                return connection;
-            }
-            Err(trouble) => {
-                failures += 1;
-                if health.fails(Part::Broker, trouble.clone()) {
-                    warn!(reason = ?trouble.reason, message = trouble.message, "failed to connect");
-                }
-                tokio::time::sleep(options.reconnect.delay(failures, u64::from(failures))).await;
-            }
-        }
-    }
-}
-
-async fn try_connect(options: &ConnectionOptions, health: &Arc<Health>) -> Result<Connection, Trouble> {
+/// Connects. From then on the connection is made again by itself whenever it is lost, and `health` is told.
+///
+/// # Errors
+/// `Unreachable`, `Unauthorized`, `SecretMissing` or `SecretInvalid`, with what to do.
+pub async fn connect(options: &ConnectionOptions, health: &Arc<Health>) -> Result<Connection, Trouble> {
     let (generation_sender, mut generation) = watch::channel(0);
     let refusal = Arc::new(Mutex::new(None));
     let (reconnect, health, seen_refusal) = (options.reconnect, Arc::clone(health), Arc::clone(&refusal));
@@ -117,7 +101,9 @@ async fn try_connect(options: &ConnectionOptions, health: &Arc<Health>) -> Resul
     }
     let client = connect_options.connect(options.servers.as_slice()).await.map_err(|error| trouble(options, &error))?;
     // The first connection is no news to whoever uses it.
-    generation.wait_for(|generation| *generation > 0).await.expect("the client holds the sender with its callback");
+    let closed = |_| Trouble::new(TroubleReason::Unreachable, "the connection was closed as soon as it was made");
+    generation.wait_for(|generation| *generation > 0).await.map_err(closed)?;
+    info!(servers = options.servers.join(","), "connected");
     Ok(Connection { client, request_timeout: options.request_timeout, generation, refusal })
 }
 

@@ -15,7 +15,7 @@ use millrace_nats::{Connection, ConnectionOptions, CoreOptions, connect, subscri
 use millrace_testkit::{
     clock::WallClock,
     contract::source::{self, SourceUnderTest},
-    nats_server::{NatsServer, NatsServerOptions},
+    nats_server::{NatsServer, NatsServerOptions, header_map},
 };
 
 struct Source {
@@ -27,11 +27,7 @@ struct Source {
 #[async_trait]
 impl SourceUnderTest for Source {
     async fn publish(&self, headers: Headers, payload: Bytes) {
-        let mut map = async_nats::HeaderMap::new();
-        for (name, value) in headers.iter() {
-            map.append(name, std::str::from_utf8(value).unwrap());
-        }
-        self.publisher.publish_with_headers("orders.placed", map, payload).await.unwrap();
+        self.publisher.publish_with_headers("orders.placed", header_map(&headers), payload).await.unwrap();
         self.publisher.flush().await.unwrap();
     }
 
@@ -54,7 +50,7 @@ async fn the_source_keeps_the_contract() {
         request_timeout: Duration::from_secs(1),
         reconnect: Backoff { initial: Duration::from_millis(50), max: Duration::from_secs(1), jitter_percent: 0 },
     };
-    let connection = connect(&options, &health).await;
+    let connection = connect(&options, &health).await.unwrap();
     let publisher = async_nats::connect(server.url()).await.unwrap();
 
     source::run(&Source { publisher, connection, health: Arc::clone(&health) }).await;

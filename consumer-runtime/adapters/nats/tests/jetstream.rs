@@ -22,7 +22,7 @@ use millrace_nats::{
 use millrace_testkit::{
     clock::WallClock,
     contract::source::{self, SourceUnderTest},
-    nats_server::{NatsServer, NatsServerOptions},
+    nats_server::{NatsServer, NatsServerOptions, header_map},
 };
 
 const PAUSES: Backoff =
@@ -49,19 +49,6 @@ fn options() -> JetStreamOptions {
     }
 }
 
-async fn make_streams(server: &NatsServer) -> jetstream::Context {
-    let context = jetstream::new(async_nats::connect(server.url()).await.unwrap());
-    for (name, subject) in [("ORDERS", "orders.>"), ("DLQ", "dlq.>")] {
-        let config = jetstream::stream::Config {
-            name: name.to_owned(),
-            subjects: vec![subject.to_owned()],
-            ..jetstream::stream::Config::default()
-        };
-        context.create_stream(config).await.unwrap();
-    }
-    context
-}
-
 struct Replica {
     connection: Connection,
     health: Arc<Health>,
@@ -71,8 +58,8 @@ struct Replica {
 
 async fn replica(server: &NatsServer) -> Replica {
     let health = Arc::new(Health::starting([Part::Broker]));
-    let connection = connect(&connection_options(server.url(), None), &health).await;
-    let source = set_up(&connection, &options(), PAUSES, &WallClock::start(), &health).await;
+    let connection = connect(&connection_options(server.url(), None), &health).await.unwrap();
+    let source = set_up(&connection, &options(), &WallClock::start(), &health).await.unwrap();
     Replica { connection, health, reader: Box::new(source.reader), settler: Arc::new(source.settler) }
 }
 
@@ -84,11 +71,7 @@ struct Source {
 #[async_trait]
 impl SourceUnderTest for Source {
     async fn publish(&self, headers: Headers, payload: Bytes) {
-        let mut map = async_nats::HeaderMap::new();
-        for (name, value) in headers.iter() {
-            map.append(name, std::str::from_utf8(value).unwrap());
-        }
-        self.context.publish_with_headers("orders.placed", map, payload).await.unwrap().await.unwrap();
+        self.context.publish_with_headers("orders.placed", header_map(&headers), payload).await.unwrap().await.unwrap();
     }
 
     async fn open(&self) -> (Box<dyn Reader>, Arc<dyn Settler>) {
@@ -100,7 +83,7 @@ impl SourceUnderTest for Source {
 #[tokio::test]
 async fn the_source_keeps_the_contract() {
     let server = NatsServer::jetstream().await;
-    let context = make_streams(&server).await;
+    let context = server.make_streams().await;
 
     source::run(&Source { server, context }).await;
 }
@@ -122,7 +105,7 @@ async fn take_one(replica: &mut Replica, patience: Duration) -> Option<Bytes> {
 #[tokio::test]
 async fn three_replicas_go_on_within_five_seconds_of_a_servers_crash() {
     let mut server = NatsServer::jetstream().await;
-    make_streams(&server).await;
+    server.make_streams().await;
     let mut replicas = Vec::new();
     for _ in 0..3 {
         let mut replica = replica(&server).await;
@@ -148,7 +131,7 @@ async fn three_replicas_go_on_within_five_seconds_of_a_servers_crash() {
 #[tokio::test]
 async fn a_durable_that_is_deleted_is_made_again() {
     let server = NatsServer::jetstream().await;
-    let context = make_streams(&server).await;
+    let context = server.make_streams().await;
     let mut replica = replica(&server).await;
     assert_eq!(take_one(&mut replica, Duration::from_millis(50)).await, None);
 
@@ -185,7 +168,7 @@ fn dead_letter(payload: Bytes) -> DeadLetter {
 #[tokio::test]
 async fn a_dead_letter_is_in_its_stream_once_when_it_is_published_twice_and_one_too_large_goes_by_reference() {
     let server = NatsServer::jetstream().await;
-    let context = make_streams(&server).await;
+    let context = server.make_streams().await;
     let replica = replica(&server).await;
     let options = DeadLetterOptions { subject: "dlq.emails".to_owned(), max_bytes: 100_000 };
     let dead_letters = JetStreamDeadLetters::new(replica.connection.clone(), options);
@@ -204,36 +187,21 @@ async fn a_dead_letter_is_in_its_stream_once_when_it_is_published_twice_and_one_
     assert_eq!(message.headers.get("millrace-payload-bytes").unwrap().as_str(), "200000");
 }
 
-/// The trouble that a set-up ends in, seen while it goes on trying.
+/// The trouble that a set-up ends in.
 async fn trouble(connection_options: ConnectionOptions, options: JetStreamOptions) -> (TroubleReason, String) {
     let health = Arc::new(Health::starting([Part::Broker]));
-    let told = Arc::clone(&health);
-    let trying = async move {
-        let connection = connect(&connection_options, &told).await;
-        set_up(&connection, &options, PAUSES, &WallClock::start(), &told).await;
+    let setting_up = async {
+        let connection = connect(&connection_options, &health).await?;
+        set_up(&connection, &options, &WallClock::start(), &health).await.map(drop)
     };
-    let seen = async {
-        loop {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-            match health.troubles().first() {
-                Some((_, trouble)) if trouble.reason != TroubleReason::Connecting => {
-                    return (trouble.reason, trouble.message.clone());
-                }
-                _ => {}
-            }
-        }
-    };
-    tokio::select! {
-        () = trying => panic!("the set-up worked"),
-        trouble = seen => trouble,
-        () = tokio::time::sleep(Duration::from_secs(10)) => panic!("no trouble within 10 s"),
-    }
+    let trouble = setting_up.await.expect_err("the set-up worked");
+    (trouble.reason, trouble.message)
 }
 
 #[tokio::test]
 async fn a_set_up_that_cannot_work_says_what_to_do() {
     let server = NatsServer::jetstream().await;
-    make_streams(&server).await;
+    server.make_streams().await;
     let reachable = || connection_options(server.url(), None);
 
     let (reason, message) = trouble(connection_options("nats://127.0.0.1:1".to_owned(), None), options()).await;

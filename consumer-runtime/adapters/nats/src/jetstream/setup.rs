@@ -9,11 +9,10 @@ use async_nats::jetstream::{
     stream::{ConsumerErrorKind, Stream},
 };
 use millrace_core::{
-    backoff::Backoff,
     health::{Health, Part, Trouble, TroubleReason},
     time::Clock,
 };
-use tracing::{info, warn};
+use tracing::info;
 
 use crate::{
     connection::Connection,
@@ -60,35 +59,24 @@ pub struct JetStreamSource {
     pub lag: LagProbe,
 }
 
-/// Finds the stream and makes the durable, again and again until it works, and tells `health` about each failure.
+/// Finds the stream and makes the durable.
+///
+/// # Errors
+/// `StreamNotFound`, `DeadLetterStreamNotFound`, `DurableConflict`, `Unauthorized` or `Failing`, with what to do.
 pub async fn set_up(
     connection: &Connection,
     options: &JetStreamOptions,
-    pauses: Backoff,
     clock: &Arc<dyn Clock>,
     health: &Arc<Health>,
-) -> JetStreamSource {
+) -> Result<JetStreamSource, Trouble> {
     let durable = Durable { connection: connection.clone(), options: options.clone() };
-    let mut failures = 0;
-    loop {
-        match durable.prepare().await {
-            Ok(stream) => {
-                info!(stream, durable = options.durable, "consuming");
-                health.works(Part::Broker);
-                let settler = JetStreamSettler::new(connection.clone(), options.ack_wait);
-                let lag = LagProbe::new(connection.clone(), &stream, &options.durable);
-                let reader = JetStreamReader::new(durable, stream, Arc::clone(clock), Arc::clone(health));
-                return JetStreamSource { reader, settler, lag };
-            }
-            Err(trouble) => {
-                failures += 1;
-                if health.fails(Part::Broker, trouble.clone()) {
-                    warn!(reason = ?trouble.reason, message = trouble.message, "failed to set up the source");
-                }
-                tokio::time::sleep(pauses.delay(failures, u64::from(failures))).await;
-            }
-        }
-    }
+    let stream = durable.prepare().await?;
+    info!(stream, durable = options.durable, "consuming");
+    health.works(Part::Broker);
+    let settler = JetStreamSettler::new(connection.clone(), options.ack_wait);
+    let lag = LagProbe::new(connection.clone(), &stream, &options.durable);
+    let reader = JetStreamReader::new(durable, stream, Arc::clone(clock), Arc::clone(health));
+    Ok(JetStreamSource { reader, settler, lag })
 }
 
 /// A durable that can be made, and made again.
