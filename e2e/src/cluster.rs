@@ -1,13 +1,14 @@
 //! A real cluster, through kubectl and helm.
 
 use std::{
-    env,
     io::Write as _,
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
 };
 
 use serde_json::Value;
+
+use crate::machine::cache;
 
 /// A real cluster with the operator on it.
 #[derive(Clone, Debug)]
@@ -23,7 +24,7 @@ impl Cluster {
     /// Brings a cluster up, or uses the one that is up, loads the images and installs the operator by its chart.
     pub fn with_operator() -> Self {
         let cluster = Self::up();
-        let images = cluster.cache().join("images");
+        let images = cache().join("images");
         let archives = ["operator", "consumer-runtime", "producer", "nats-server", "mailpit"]
             .map(|name| images.join(format!("{name}.tar")));
         for archive in &archives {
@@ -37,10 +38,7 @@ impl Cluster {
 
     fn up() -> Self {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned();
-        let home = env::var_os("HOME").unwrap_or_default();
-        let cache =
-            env::var_os("MILLRACE_CACHE").map_or_else(|| PathBuf::from(home).join(".cache/millrace"), PathBuf::from);
-        let mut cluster = Self { bin: cache.join("bin"), root, kubeconfig: PathBuf::new(), provider: String::new() };
+        let mut cluster = Self { bin: cache().join("bin"), root, kubeconfig: PathBuf::new(), provider: String::new() };
         let up = cluster.run_script("deploy/cluster/up", []);
         assert!(up.status.success(), "no cluster: {}", text(&up.stderr));
         cluster.kubeconfig = text(&cluster.run_script("deploy/cluster/kubeconfig", []).stdout).trim().into();
@@ -52,23 +50,12 @@ impl Cluster {
     pub fn install(&self) {
         let chart = self.root.join("charts/millrace");
         let chart = chart.to_str().unwrap();
-        let stamp = std::fs::read_to_string(self.cache().join("stamps/image-operator")).unwrap_or_default();
-        let runtime = std::fs::read_to_string(self.cache().join("stamps/image-consumer-runtime")).unwrap_or_default();
+        let stamp = std::fs::read_to_string(cache().join("stamps/image-operator")).unwrap_or_default();
+        let runtime = std::fs::read_to_string(cache().join("stamps/image-consumer-runtime")).unwrap_or_default();
+        let annotations = format!("podAnnotations={}", serde_json::json!({"images": format!("{stamp}{runtime}")}));
         let release =
             ["upgrade", "--install", "millrace", chart, "--namespace", "millrace-system", "--create-namespace"];
-        self.helm(&[&release[..], &["--wait", "--timeout", "120s"]].concat());
-        let patch = format!(
-            "{{\"spec\":{{\"template\":{{\"metadata\":{{\"annotations\":{{\"image\":{}}}}}}}}}}}",
-            serde_json::json!(format!("{stamp}{runtime}"))
-        );
-        let operator =
-            ["-n", "millrace-system", "patch", "deployment", "millrace-operator", "--type=merge", "-p", &patch];
-        self.kubectl(&operator);
-        self.kubectl(&["-n", "millrace-system", "rollout", "status", "deployment/millrace-operator", "--timeout=120s"]);
-    }
-
-    fn cache(&self) -> PathBuf {
-        self.bin.parent().unwrap().to_owned()
+        self.helm(&[&release[..], &["--set-json", &annotations, "--wait", "--timeout", "120s"]].concat());
     }
 
     /// A path within this repository.

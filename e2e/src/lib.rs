@@ -12,6 +12,7 @@
 
 pub mod cluster;
 pub mod local;
+pub mod machine;
 pub mod shop;
 pub mod table;
 

@@ -3,17 +3,19 @@
 use std::{
     collections::BTreeMap,
     fs,
-    io::{Read as _, Write as _},
-    net::{TcpListener, TcpStream},
+    net::TcpStream,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
     time::Duration,
 };
 
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::wait_for;
+use crate::{
+    machine::{Running, cache, free_port, get, get_text},
+    wait_for,
+};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -25,7 +27,7 @@ pub struct Local {
     folder: TempDir,
     nats_port: u16,
     mail_http_port: u16,
-    processes: Vec<Child>,
+    processes: Vec<Running>,
 }
 
 /// A consumer that runs as processes.
@@ -35,10 +37,11 @@ pub struct LocalConsumer {
 
 impl Local {
     /// Starts a nats-server and a mailpit on loopback. `binaries` is the folder with operator, runtime and producer.
-    pub fn start(binaries: PathBuf, tools: PathBuf) -> Self {
+    pub fn start(binaries: PathBuf) -> Self {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned();
         let folder = tempfile::tempdir().unwrap();
         let (nats_port, mail_http_port, smtp_port) = (free_port(), free_port(), free_port());
+        let tools = cache().join("bin");
         let mut local = Self { root, binaries, tools, folder, nats_port, mail_http_port, processes: Vec::new() };
         let data = local.folder.path().join("nats");
         let mut nats = Command::new(local.tools.join("nats-server"));
@@ -61,7 +64,8 @@ impl Local {
 
     fn spawn(&mut self, mut command: Command) {
         let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn();
-        self.processes.push(child.unwrap_or_else(|error| panic!("{command:?} cannot be started: {error}")));
+        let child = child.unwrap_or_else(|error| panic!("{command:?} cannot be started: {error}"));
+        self.processes.push(Running(child));
     }
 
     /// Starts a consumer of `deploy/examples`: as many processes as it has replicas.
@@ -138,29 +142,4 @@ impl LocalConsumer {
         let idle = |report: &Value| report["lag"]["pending"] == 0 && report["lag"]["inFlight"] == 0;
         reports.len() == self.ports.len() && reports.iter().all(idle)
     }
-}
-
-impl Drop for Local {
-    fn drop(&mut self) {
-        for process in &mut self.processes {
-            process.kill().unwrap();
-            process.wait().unwrap();
-        }
-    }
-}
-
-fn get(port: u16, path: &str) -> Option<Value> {
-    serde_json::from_str(&get_text(port, path)?).ok()
-}
-
-fn get_text(port: u16, path: &str) -> Option<String> {
-    let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
-    stream.write_all(format!("GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n").as_bytes()).ok()?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).ok()?;
-    Some(answer.split_once("\r\n\r\n")?.1.to_owned())
-}
-
-fn free_port() -> u16 {
-    TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port()
 }

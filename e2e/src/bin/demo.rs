@@ -4,7 +4,6 @@
 
 use std::{
     env,
-    path::PathBuf,
     process::ExitCode,
     time::{Duration, Instant},
 };
@@ -67,11 +66,9 @@ fn on_a_cluster() -> Outcome {
 
 fn on_this_machine() -> Outcome {
     let started = Instant::now();
-    let home = PathBuf::from(env::var_os("HOME").unwrap_or_default());
-    let cache = env::var_os("MILLRACE_CACHE").map_or_else(|| home.join(".cache/millrace"), PathBuf::from);
     // The programs are beside this one.
     let binaries = env::current_exe().ok().and_then(|demo| Some(demo.parent()?.to_owned())).unwrap_or_default();
-    let mut local = Local::start(binaries, cache.join("bin"));
+    let mut local = Local::start(binaries);
     let summary = local.produce(&STREAM);
     let (emails, analytics) = (local.apply_example("email"), local.apply_example("analytics"));
     wait_for("all events are handled", PATIENCE, || {

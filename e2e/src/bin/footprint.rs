@@ -9,31 +9,19 @@
 
 use std::{
     env, fs,
-    io::{Read as _, Write as _},
-    net::{TcpListener, TcpStream},
+    net::TcpStream,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
     time::{Duration, Instant},
 };
 
-use serde_json::Value;
+use millrace_e2e::machine::{Running, cache, free_port, get};
 
 /// Rounds of which the median is printed.
 const ROUNDS: usize = 5;
 
-/// A process that ends with this value.
-struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.0.kill().unwrap();
-        self.0.wait().unwrap();
-    }
-}
-
 fn main() {
-    let home = PathBuf::from(env::var_os("HOME").unwrap_or_default());
-    let cache = env::var_os("MILLRACE_CACHE").map_or_else(|| home.join(".cache/millrace"), PathBuf::from);
+    let cache = cache();
     let release = PathBuf::from(env::args().nth(1).expect("the first argument is the folder of the release binaries"));
     let folder = tempfile::tempdir().unwrap();
     let (nats_port, http_port) = (free_port(), free_port());
@@ -60,7 +48,7 @@ fn main() {
         let started = Instant::now();
         let runtime = start(&release, &config, http_port);
         poll("the event is acked", || {
-            let status = status(http_port)?;
+            let status = get(http_port, "/status")?;
             (status["totals"]["deliveries"] == 1 && status["lag"]["inFlight"] == 0).then_some(())
         });
         if round > 0 {
@@ -102,14 +90,6 @@ delivery: {{deadLetter: {{subject: dlq.log}}}}
     )
 }
 
-fn status(port: u16) -> Option<Value> {
-    let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
-    stream.write_all(b"GET /status HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").ok()?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).ok()?;
-    serde_json::from_str(answer.split_once("\r\n\r\n")?.1).ok()
-}
-
 fn resident_kilobytes(pid: u32) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
@@ -125,8 +105,4 @@ fn poll<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
         assert!(Instant::now() < deadline, "{what}: not within 20 s");
         std::thread::sleep(Duration::from_millis(1));
     }
-}
-
-fn free_port() -> u16 {
-    TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port()
 }
