@@ -11,6 +11,7 @@ use millrace_core::{
     health::{Health, Part, Trouble},
     key::ConsumerName,
     ports::{DeadLetters, Handler, IdempotencyStore, Reader, Settler},
+    rate::Rate,
     retry::RetryPolicy,
     routing::Routing,
     time::Clock,
@@ -126,6 +127,10 @@ impl Parts {
                     jitter_percent: delivery.backoff.jitter_percent,
                 },
             },
+            rate: delivery.rate_limit.as_ref().map(|limit| Rate {
+                per_second: limit.events_per_second,
+                burst: limit.burst.unwrap_or(limit.events_per_second),
+            }),
             attempt_timeout: seconds(delivery.attempt_timeout_seconds),
             lease: seconds(config.claim_seconds()),
             drain_timeout: seconds(config.drain_timeout_seconds),

@@ -22,6 +22,10 @@ pub struct Delivery {
     #[cfg_attr(feature = "schema", schemars(range(min = 1, max = 100)))]
     pub max_attempts: u32,
 
+    /// The most attempts that each replica starts in a second. Without it nothing limits them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate_limit: Option<RateLimit>,
+
     /// The delay before the next attempt.
     #[serde(default)]
     pub backoff: Backoff,
@@ -51,6 +55,22 @@ pub struct Backoff {
     #[serde(default = "defaults::backoff_jitter_percent")]
     #[cfg_attr(feature = "schema", schemars(range(min = 0, max = 100)))]
     pub jitter_percent: u8,
+}
+
+/// A token bucket: protects what the handler calls. It counts attempts, repeated ones too; an event that is skipped
+/// because it is done already costs nothing. Each replica has a bucket of its own, full when the pod starts.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct RateLimit {
+    /// Attempts in a second, for each replica.
+    #[cfg_attr(feature = "schema", schemars(range(min = 1, max = 1_000_000)))]
+    pub events_per_second: u32,
+
+    /// Attempts that may start at once after a pause. Default: `eventsPerSecond`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(range(min = 1, max = 1_000_000)))]
+    pub burst: Option<u32>,
 }
 
 /// The subject that dead letters are published to.
@@ -88,6 +108,7 @@ impl Default for Delivery {
         Self {
             attempt_timeout_seconds: defaults::attempt_timeout_seconds(),
             max_attempts: defaults::max_attempts(),
+            rate_limit: None,
             backoff: Backoff::default(),
             dead_letter: None,
         }

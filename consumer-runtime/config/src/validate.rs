@@ -1,6 +1,6 @@
 //! The rules of a configuration. Pure: the operator applies them to what it renders, the runtime to what it reads.
 
-use crate::{Broker, Email, Handler, IdempotencyMode, Problem, RuntimeConfig, Store};
+use crate::{Broker, Email, Handler, IdempotencyMode, Problem, RateLimit, RuntimeConfig, Store};
 
 impl RuntimeConfig {
     /// Every rule that this configuration breaks.
@@ -65,6 +65,10 @@ impl RuntimeConfig {
         let delivery = &self.delivery;
         check_range("delivery.attemptTimeoutSeconds", delivery.attempt_timeout_seconds, 1, 3600, problems);
         check_range("delivery.maxAttempts", delivery.max_attempts, 1, 100, problems);
+        if let Some(RateLimit { events_per_second, burst }) = &delivery.rate_limit {
+            check_range("delivery.rateLimit.eventsPerSecond", *events_per_second, 1, 1_000_000, problems);
+            check_range("delivery.rateLimit.burst", burst.unwrap_or(1), 1, 1_000_000, problems);
+        }
         if delivery.attempt_timeout_seconds > self.drain_timeout_seconds {
             problems.push(Problem::new(
                 "delivery.attemptTimeoutSeconds",

@@ -14,6 +14,7 @@ pub mod key;
 pub mod lane;
 pub mod outcome;
 pub mod ports;
+pub mod rate;
 pub mod retry;
 pub mod routing;
 pub mod settle;

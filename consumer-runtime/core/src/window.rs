@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::rate::Rate;
+
 /// How much more may be taken.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Budget {
@@ -22,6 +24,8 @@ pub struct WindowLimits {
     pub bytes: u32,
     /// The time that the broker waits for a settlement, `None` where it waits for none.
     pub ack_wait: Option<Duration>,
+    /// How often attempts may start, `None` where nothing limits it.
+    pub rate: Option<Rate>,
 }
 
 /// What is taken and not yet settled, and how much more may be.
@@ -85,7 +89,13 @@ impl Window {
             (None, _) | (_, None) => floor,
         };
         // A consumer that needs more than half the ack wait for one attempt takes only what can start at once.
-        wanted.max(self.limits.workers).min(self.limits.messages.max(self.limits.workers))
+        let size = wanted.max(self.limits.workers).min(self.limits.messages.max(self.limits.workers));
+        // Nor is more taken than the rate limit lets start in that time.
+        let most = match (self.limits.ack_wait, self.limits.rate) {
+            (Some(ack_wait), Some(rate)) => rate.most_within(ack_wait.checked_div(2).unwrap_or_default()),
+            (None, _) | (_, None) => u32::MAX,
+        };
+        size.min(most)
     }
 }
 
@@ -100,7 +110,8 @@ mod tests {
     use super::*;
 
     fn limits() -> WindowLimits {
-        WindowLimits { workers: 4, messages: 1000, bytes: 1_000_000, ack_wait: Some(Duration::from_secs(30)) }
+        let ack_wait = Some(Duration::from_secs(30));
+        WindowLimits { workers: 4, messages: 1000, bytes: 1_000_000, ack_wait, rate: None }
     }
 
     #[test]
@@ -116,6 +127,18 @@ mod tests {
 
         (0..200).for_each(|_| window.observe(Duration::from_secs(60)));
         assert_eq!(window.size(), 4, "never less than what can start at once");
+    }
+
+    #[test]
+    fn a_rate_limit_leaves_at_the_broker_what_it_would_not_let_start_in_time() {
+        let limited = |per_second, burst| {
+            let mut window = Window::new(WindowLimits { rate: Some(Rate { per_second, burst }), ..limits() });
+            (0..200).for_each(|_| window.observe(Duration::from_millis(1)));
+            window.size()
+        };
+
+        assert_eq!(limited(10, 20), 170, "a burst, and ten a second for half of the ack wait");
+        assert_eq!(limited(1000, 1), 1000, "a limit that does not bind changes nothing");
     }
 
     #[test]

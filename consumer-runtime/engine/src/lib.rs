@@ -11,6 +11,7 @@ mod intake;
 mod keepalive;
 mod line;
 pub mod metrics;
+mod pace;
 mod policy;
 mod record;
 mod retry_queue;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use millrace_core::{backoff::Backoff, key::ConsumerName, retry::RetryPolicy, routing::Routing};
+use millrace_core::{backoff::Backoff, key::ConsumerName, rate::Rate, retry::RetryPolicy, routing::Routing};
 
 /// The settings of the engine. Every queue, wait and retry in it has its bound here.
 #[derive(Clone, Debug)]
@@ -15,6 +15,8 @@ pub struct Policy {
     pub routing: Routing,
     /// How many attempts an event gets.
     pub retry: RetryPolicy,
+    /// How often attempts may start, `None` where nothing limits it.
+    pub rate: Option<Rate>,
     /// The time that one attempt may take.
     pub attempt_timeout: Duration,
     /// The time that a claim lives. The difference to the attempt timeout is left for recording.

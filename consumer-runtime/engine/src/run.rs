@@ -49,7 +49,7 @@ pub enum Drained {
     /// Everything taken was finished and settled, or handed back unstarted.
     Clean {
         /// Deliveries handed back unstarted.
-        handed_back: usize,
+        handed_back: u64,
     },
     /// The deadline came first. What was at work is not settled, and a broker that keeps events delivers it again.
     Cut {
@@ -128,10 +128,12 @@ async fn drain(
 ) -> Drained {
     let deadline = tokio::time::Instant::now() + shared.policy.drain_timeout;
     let redelivers = shared.settler.capabilities().ack_wait.is_some();
-    let handed_back = if redelivers {
-        // What waits for a worker has not started. A closed queue lets the workers end after what they have.
+    if redelivers {
+        // What waits for a worker or for its turn has not started. A closed queue lets the workers end after what they
+        // have.
         work.close();
-        hand_back_unstarted(shared, reader, work, deadline).await
+        shared.handing_back.cancel();
+        hand_back_unstarted(shared, reader, work, deadline).await;
     } else {
         // Nobody else would get what is handed back: it is finished here.
         while let Ok(Some(batch)) = tokio::time::timeout_at(deadline, reader.rest()).await {
@@ -142,12 +144,11 @@ async fn drain(
         if tokio::time::timeout_at(deadline, shared.idle()).await.is_ok() {
             work.close();
         }
-        0
-    };
+    }
     let finished = tokio::time::timeout_at(deadline, async { while workers.join_next().await.is_some() {} }).await;
     let unsettled = shared.lane().len();
     if finished.is_ok() && unsettled == 0 {
-        return Drained::Clean { handed_back };
+        return Drained::Clean { handed_back: shared.metrics.handed_back.get() };
     }
     workers.shutdown().await;
     if !redelivers {
@@ -161,21 +162,17 @@ async fn hand_back_unstarted(
     reader: &mut dyn Reader,
     work: &async_channel::Receiver<Delivery>,
     deadline: tokio::time::Instant,
-) -> usize {
-    let mut handed_back = 0;
+) {
     while let Ok(delivery) = work.try_recv() {
         hand_back(shared, &delivery).await;
-        handed_back += 1;
     }
     while let Ok(Some(batch)) = tokio::time::timeout_at(deadline, reader.rest()).await {
         for delivery in batch {
             if shared.begin(&delivery) == Begun::New {
                 hand_back(shared, &delivery).await;
-                handed_back += 1;
             }
         }
     }
-    handed_back
 }
 
 async fn hand_back(shared: &Shared, delivery: &Delivery) {

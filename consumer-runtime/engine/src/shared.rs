@@ -11,8 +11,9 @@ use millrace_core::{
     window::{Budget, Window, WindowLimits},
 };
 use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
 
-use crate::{Policy, gate::Gate, metrics::Metrics};
+use crate::{Policy, gate::Gate, metrics::Metrics, pace::Pace};
 
 /// What the tasks of one engine share. No lock is held over an await.
 pub(crate) struct Shared {
@@ -27,6 +28,9 @@ pub(crate) struct Shared {
     pub(crate) store_gate: Gate,
     pub(crate) handler_gate: Gate,
     pub(crate) handler_failed: Notify,
+    pub(crate) pace: Pace,
+    /// Cancelled when what has not started is to be handed back.
+    pub(crate) handing_back: CancellationToken,
     lane: Mutex<Lane>,
     window: Mutex<Window>,
     room: Notify,
@@ -50,8 +54,11 @@ impl Shared {
             messages: policy.in_flight_messages,
             bytes: policy.in_flight_bytes,
             ack_wait,
+            rate: policy.rate,
         };
         Self {
+            pace: Pace::new(policy.rate, Arc::clone(&clock)),
+            handing_back: CancellationToken::new(),
             policy,
             settler,
             store,

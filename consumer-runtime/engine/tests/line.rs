@@ -11,6 +11,7 @@ use millrace_core::{
     key::{ConsumerName, Key, fingerprint},
     outcome::Outcome,
     ports::{Claim, Handler, IdempotencyStore, Settler},
+    rate::Rate,
     retry::RetryPolicy,
     routing::Routing,
     settle::Settlement,
@@ -52,6 +53,7 @@ fn policy() -> Policy {
         workers: 4,
         routing: Routing::default(),
         retry: RetryPolicy { max_attempts: 3, backoff },
+        rate: None,
         attempt_timeout: Duration::from_secs(20),
         lease: Duration::from_secs(30),
         drain_timeout: Duration::from_secs(25),
@@ -442,4 +444,44 @@ async fn an_id_that_is_used_for_another_event_is_a_conflict() {
 
     assert_eq!(bench.handler.effects(), ["1"]);
     assert_eq!(bench.broker.dead_letters().first().unwrap().reason, Reason::IdempotencyConflict);
+}
+
+fn limited(per_second: u32, burst: u32) -> Policy {
+    Policy { rate: Some(Rate { per_second, burst }), ..policy() }
+}
+
+#[tokio::test(start_paused = true)]
+async fn attempts_start_no_faster_than_the_rate_limit_and_duplicates_cost_nothing() {
+    let bench = Bench::jetstream();
+    for id in 0..30 {
+        bench.publish(&id.to_string());
+        // And once more the first.
+        bench.publish("0");
+    }
+    let started = bench.clock.monotonic();
+
+    bench.run_until(limited(10, 5), |bench| bench.broker.is_settled()).await;
+
+    let took = bench.clock.monotonic().since(started);
+    assert_eq!((bench.handler.effects().len(), bench.metrics.totals().duplicates_skipped), (30, 30));
+    // Five at once, and 25 at ten a second.
+    assert!((2400..3500).contains(&took.as_millis()), "{took:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_waits_for_its_turn_is_handed_back_at_once_at_a_stop() {
+    let bench = Bench::jetstream();
+    (0..20).for_each(|id| {
+        bench.publish(&id.to_string());
+    });
+    let started = bench.clock.monotonic();
+
+    let drained = bench.run_until(limited(1, 1), |bench| !bench.handler.effects().is_empty()).await;
+
+    let took = bench.clock.monotonic().since(started);
+    assert!(took < Duration::from_secs(1), "{took:?}");
+    assert_eq!(bench.handler.effects().len(), 1);
+    assert!(matches!(drained, Drained::Clean { handed_back } if handed_back > 0), "{drained:?}");
+    bench.run_until_settled().await;
+    assert_eq!(bench.handler.effects().len(), 20, "nothing is lost");
 }
