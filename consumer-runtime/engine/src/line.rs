@@ -50,27 +50,20 @@ async fn settlement_of(shared: &Shared, delivery: &Delivery) -> Option<Settlemen
         shared.metrics.ignored.inc();
         return Some(Settlement::Done);
     }
+    let Some(turn) = shared.handing_back.run_until_cancelled(shared.pace.turn()).await else {
+        shared.metrics.handed_back.inc();
+        return Some(Settlement::RetryAfter(Duration::ZERO));
+    };
     if !shared.handler_gate.is_open() {
         // An attempt could only fail. It is not spent: the event waits, and has no claim yet.
         return Some(Settlement::RetryAfter(shared.policy.reconnect.max));
-    }
-    let limited = shared.handing_back.run_until_cancelled(shared.pace.wait()).await;
-    if limited.is_none() {
-        shared.metrics.handed_back.inc();
-        return Some(Settlement::RetryAfter(Duration::ZERO));
     }
     // 5 claim
     let asked_at = shared.clock.monotonic();
     let hold = match claim(shared, delivery, &event).await {
         Admission::Start(hold) => hold,
-        Admission::Put(settlement) => {
-            shared.pace.give_back();
-            return Some(settlement);
-        }
-        Admission::Refuse(refusal) => {
-            shared.pace.give_back();
-            return give_up(shared, delivery, None, refusal).await;
-        }
+        Admission::Put(settlement) => return Some(settlement),
+        Admission::Refuse(refusal) => return give_up(shared, delivery, None, refusal).await,
     };
     let number = attempt_number(shared, delivery, hold.as_ref());
     if !shared.policy.retry.allows(number) {
@@ -90,6 +83,7 @@ async fn settlement_of(shared: &Shared, delivery: &Delivery) -> Option<Settlemen
         return Some(Settlement::RetryAfter(shared.policy.lease));
     }
     // 6 handle
+    turn.start();
     let outcome = attempt(shared, &event, number).await;
     // 7 decide
     let next = decide(&outcome, number, &shared.policy.retry, fastrand::u64(..));

@@ -10,31 +10,44 @@ use millrace_core::{
 /// Lets attempts start at a rate, in the order in which they ask; at once where there is no limit.
 pub(crate) struct Pace {
     bucket: Option<Mutex<TokenBucket>>,
-    turn: tokio::sync::Mutex<()>,
+    queue: tokio::sync::Mutex<()>,
     clock: Arc<dyn Clock>,
 }
 
 impl Pace {
     pub(crate) fn new(rate: Option<Rate>, clock: Arc<dyn Clock>) -> Self {
-        Self { bucket: rate.map(TokenBucket::new).map(Mutex::new), turn: tokio::sync::Mutex::new(()), clock }
+        Self { bucket: rate.map(TokenBucket::new).map(Mutex::new), queue: tokio::sync::Mutex::new(()), clock }
     }
 
     /// Waits until an attempt may start.
-    pub(crate) async fn wait(&self) {
-        let Some(bucket) = &self.bucket else { return };
-        let _turn = self.turn.lock().await;
+    pub(crate) async fn turn(&self) -> Turn<'_> {
+        let Some(bucket) = &self.bucket else { return Turn { bucket: None } };
+        let _next = self.queue.lock().await;
         loop {
             let taken = bucket.lock().unwrap_or_else(PoisonError::into_inner).take(self.clock.monotonic());
             match taken {
-                Ok(()) => return,
+                Ok(()) => return Turn { bucket: Some(bucket) },
                 Err(wait) => tokio::time::sleep(wait).await,
             }
         }
     }
+}
 
-    /// Says that the attempt which was waited for does not start after all.
-    pub(crate) fn give_back(&self) {
-        if let Some(bucket) = &self.bucket {
+/// Leave to start one attempt. Dropped without a start, it costs nothing.
+pub(crate) struct Turn<'pace> {
+    bucket: Option<&'pace Mutex<TokenBucket>>,
+}
+
+impl Turn<'_> {
+    /// The attempt starts.
+    pub(crate) fn start(mut self) {
+        self.bucket = None;
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        if let Some(bucket) = self.bucket {
             bucket.lock().unwrap_or_else(PoisonError::into_inner).give_back();
         }
     }
