@@ -1,14 +1,14 @@
 //! A real cluster, through kubectl and helm.
 
 use std::{
-    io::Write as _,
+    io::{BufRead as _, BufReader, Write as _},
     path::{Path, PathBuf},
-    process::{Command, Output, Stdio},
+    process::{Child, ChildStdout, Command, Output, Stdio},
 };
 
 use serde_json::Value;
 
-use crate::machine::cache;
+use crate::{audit::Audit, machine::cache};
 
 /// A real cluster with the operator on it.
 #[derive(Clone, Debug)]
@@ -18,6 +18,21 @@ pub struct Cluster {
     kubeconfig: PathBuf,
     /// kind, local or existing.
     pub provider: String,
+}
+
+/// A forwarded port. It is forwarded until this is dropped.
+#[derive(Debug)]
+pub struct Forward {
+    kubectl: Child,
+    /// kubectl writes a line for each connection, and would end if nobody could read it.
+    _stdout: BufReader<ChildStdout>,
+}
+
+impl Drop for Forward {
+    fn drop(&mut self) {
+        drop(self.kubectl.kill());
+        drop(self.kubectl.wait());
+    }
 }
 
 impl Cluster {
@@ -58,6 +73,28 @@ impl Cluster {
         self.helm(&[&release[..], &["--set-json", &annotations, "--wait", "--timeout", "120s"]].concat());
     }
 
+    /// The API server's audit log from now on, where the cluster keeps one that can be read: the local one does.
+    pub fn audit(&self) -> Option<Audit> {
+        (self.provider == "local").then(|| Audit::from_now(cache().join("cluster/log/audit.log")))
+    }
+
+    /// Starts to forward a port of this machine, which it gives, to a port of a service. It ends with what is returned.
+    pub fn forward(&self, namespace: &str, service: &str, port: u16) -> (Forward, u16) {
+        let mut kubectl = self
+            .kubectl_command()
+            .args(["-n", namespace, "port-forward", &format!("service/{service}"), &format!(":{port}")])
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("kubectl cannot be started");
+        let mut line = String::new();
+        let mut stdout = BufReader::new(kubectl.stdout.take().unwrap());
+        stdout.read_line(&mut line).unwrap();
+        let forward = Forward { kubectl, _stdout: stdout };
+        // "Forwarding from 127.0.0.1:40001 -> 4222"
+        let port = line.split_once("127.0.0.1:").and_then(|(_, rest)| rest.split(' ').next()?.parse().ok());
+        (forward, port.unwrap_or_else(|| panic!("kubectl port-forward says {line:?}")))
+    }
+
     /// A path within this repository.
     pub fn path(&self, relative: &str) -> PathBuf {
         self.root.join(relative)
@@ -83,12 +120,9 @@ impl Cluster {
 
     /// Runs kubectl with something to read; its error is what it says on stderr.
     pub fn try_kubectl(&self, arguments: &[&str], input: &str) -> Result<String, String> {
-        // The pinned one where it has been built.
-        let pinned = self.bin.join("kubectl");
-        let kubectl = if pinned.exists() { pinned } else { PathBuf::from("kubectl") };
-        let mut child = Command::new(kubectl)
+        let mut child = self
+            .kubectl_command()
             .args(arguments)
-            .env("KUBECONFIG", &self.kubeconfig)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -97,6 +131,14 @@ impl Cluster {
         child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
         let output = child.wait_with_output().unwrap();
         if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
+    }
+
+    fn kubectl_command(&self) -> Command {
+        // The pinned one where it has been built.
+        let pinned = self.bin.join("kubectl");
+        let mut command = Command::new(if pinned.exists() { pinned } else { PathBuf::from("kubectl") });
+        command.env("KUBECONFIG", &self.kubeconfig);
+        command
     }
 
     /// Applies YAML in a namespace.

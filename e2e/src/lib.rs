@@ -10,7 +10,9 @@
     reason = "this is test code: a panic is how it reports"
 )]
 
+pub mod audit;
 pub mod cluster;
+pub mod dead_letters;
 pub mod local;
 pub mod machine;
 pub mod shop;

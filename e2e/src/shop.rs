@@ -4,7 +4,11 @@ use std::{collections::BTreeMap, time::Duration};
 
 use serde_json::Value;
 
-use crate::{cluster::Cluster, wait_for};
+use crate::{
+    cluster::Cluster,
+    dead_letters::{self, DeadLetter},
+    wait_for,
+};
 
 const PATIENCE: Duration = Duration::from_secs(90);
 
@@ -163,14 +167,9 @@ impl Shop {
         });
     }
 
-    /// Messages in a stream.
-    pub fn messages(&self, stream: &str) -> u64 {
-        let streams = self.cluster.ask(&self.namespace, "services/nats:8222", "/jsz?streams=true").unwrap_or_default();
-        let details = streams["account_details"][0]["stream_detail"].as_array().cloned().unwrap_or_default();
-        details
-            .iter()
-            .find(|detail| detail["name"] == stream)
-            .map_or(0, |detail| detail["state"]["messages"].as_u64().unwrap_or(0))
+    /// What is in the dead-letter stream, each beside the message that it was made of.
+    pub fn dead_letters(&self) -> Vec<DeadLetter> {
+        dead_letters::read(&self.cluster, &self.namespace)
     }
 
     /// How often the sink has got each e-mail, by `Message-ID`.

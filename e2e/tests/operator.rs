@@ -110,10 +110,16 @@ fn a_consumer_is_applied_changed_repaired_and_deleted_and_costs_nothing_in_quiet
         std::thread::sleep(Duration::from_secs(12));
         (versions() == seen).then_some(seen)
     });
+    let audit = shop.cluster.audit();
     let since = Instant::now();
     while since.elapsed() < Duration::from_secs(60) {
         assert_eq!(versions(), before, "something was written after {:?}", since.elapsed());
         std::thread::sleep(Duration::from_secs(2));
+    }
+    // Where the API server keeps an audit log it says so too, of whatever the operator might write.
+    if let Some(audit) = audit {
+        let writes = audit.writes("system:serviceaccount:millrace-system:", &shop.namespace);
+        assert_eq!(writes, [""; 0]);
     }
 
     shop.cluster.kubectl(&["-n", &shop.namespace, "delete", "evc", "order-log", "--wait"]);

@@ -2,7 +2,10 @@
 //! it flows.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a panic is how a test reports")]
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use millrace_e2e::{cluster::Cluster, shop::Shop, wait_for};
 use serde_json::Value;
@@ -62,8 +65,21 @@ fn five_thousand_events_have_their_effect_once_while_a_pod_is_killed_twice() {
     }
     let expected: BTreeMap<String, u64> = serde_json::from_value(summary["poison_by_reason"].clone()).unwrap();
     assert_eq!(shop.dead_letters_by_reason("shop-analytics"), expected);
-    // Twenty for each of the two consumers, and none twice.
-    assert_eq!(shop.messages("DLQ"), 40);
+    // Twenty for each of the two consumers, none twice, and each with the bytes that it had.
+    let dead_letters = shop.dead_letters();
+    assert_eq!(dead_letters.len(), 40);
+    for consumer in ["order-emails", "shop-analytics"] {
+        let of: Vec<_> =
+            dead_letters.iter().filter(|letter| letter.consumer == format!("e2e-shop/{consumer}")).collect();
+        let mut reasons = BTreeMap::new();
+        for letter in &of {
+            *reasons.entry(letter.reason.clone()).or_default() += 1;
+            assert_eq!(letter.payload, letter.original, "{letter:?}");
+        }
+        assert_eq!(reasons, expected, "{consumer}");
+        let origins: BTreeSet<_> = of.iter().map(|letter| letter.origin.to_string()).collect();
+        assert_eq!(origins.len(), 20, "{consumer}: one for each message");
+    }
     shop.close();
 }
 
