@@ -107,6 +107,7 @@ fn problem((part, trouble): (health::Part, health::Trouble)) -> StatusProblem {
         health::Part::Broker => Part::Broker,
         health::Part::Store => Part::Store,
         health::Part::Handler => Part::Handler,
+        health::Part::Circuit => Part::Circuit,
     };
     let reason = match trouble.reason {
         TroubleReason::Connecting => ProblemReason::Connecting,
@@ -119,6 +120,7 @@ fn problem((part, trouble): (health::Part, health::Trouble)) -> StatusProblem {
         TroubleReason::DurableConflict => ProblemReason::DurableConflict,
         TroubleReason::BucketConflict => ProblemReason::BucketConflict,
         TroubleReason::Failing => ProblemReason::Failing,
+        TroubleReason::CircuitOpen => ProblemReason::CircuitOpen,
     };
     StatusProblem { part, reason, message: trouble.message }
 }

@@ -16,7 +16,7 @@ use millrace_core::{
     routing::Routing,
     time::Clock,
 };
-use millrace_engine::{Engine, Policy, clock::TokioClock, metrics::Metrics};
+use millrace_engine::{CircuitPolicy, Engine, Policy, clock::TokioClock, metrics::Metrics};
 use millrace_handlers::{AnalyticsHandler, AnalyticsLimits, EmailHandler, EmailOptions, LogHandler, LogLevel};
 use millrace_nats::{
     AuthSecret, Connection, ConnectionOptions, CoreDeadLetters, CoreOptions, DeadLetterOptions, InitialPosition,
@@ -130,6 +130,10 @@ impl Parts {
             rate: delivery.rate_limit.as_ref().map(|limit| Rate {
                 per_second: limit.events_per_second,
                 burst: limit.burst.unwrap_or(limit.events_per_second),
+            }),
+            circuit: delivery.circuit_breaker.as_ref().map(|breaker| CircuitPolicy {
+                consecutive_failures: breaker.consecutive_failures,
+                open: seconds(breaker.open_seconds),
             }),
             attempt_timeout: seconds(delivery.attempt_timeout_seconds),
             lease: seconds(config.claim_seconds()),

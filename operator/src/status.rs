@@ -52,6 +52,14 @@ pub fn status(object: &EventConsumer, seen: &Seen<'_>, now: Timestamp) -> EventC
         let (status, reason, message) = part_condition(part, seen);
         conditions.set(name, status, &reason, &message);
     }
+    if object.spec.delivery.circuit_breaker.is_some() {
+        let (open, reason, message) = match part_condition(Part::Circuit, seen) {
+            ("True", ..) => ("False", "Closed".to_owned(), "no pod that answers reports an open circuit".to_owned()),
+            ("False", reason, message) => ("True", reason, message),
+            unknown => unknown,
+        };
+        conditions.set("CircuitOpen", open, &reason, &message);
+    }
     let deployment = match seen {
         Seen::Applied { deployment, .. } => deployment.status.clone(),
         Seen::New | Seen::Failed(_) => None,

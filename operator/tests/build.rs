@@ -5,7 +5,10 @@
 use std::path::Path;
 
 use k8s_openapi::api::{apps::v1::Deployment, core::v1::Pod};
-use millrace_config::status::StatusReport;
+use millrace_config::{
+    CircuitBreaker,
+    status::{Part, StatusReport},
+};
 use millrace_operator_api::EventConsumer;
 use operator::{
     build::{Desired, Settings, build},
@@ -135,6 +138,28 @@ fn what_a_pod_reports_decides_between_waiting_and_being_stalled() {
         );
         assert_eq!(seen["HandlerReady"], "True");
     }
+}
+
+#[test]
+fn an_open_circuit_is_a_condition_where_there_is_a_circuit_breaker() {
+    let mut object = example("email");
+    let mut open = report("CircuitOpen");
+    open.problems[0].part = Part::Circuit;
+    let pods = [(Pod::default(), Some(open))];
+    let seen = |object: &EventConsumer, pods: &[_]| {
+        conditions(object, &Seen::Applied { deployment: &Deployment::default(), pods })
+    };
+    assert_eq!(seen(&object, &pods).get("CircuitOpen"), None);
+
+    object.spec.delivery.circuit_breaker = Some(CircuitBreaker::default());
+
+    let told = seen(&object, &pods);
+    assert_eq!(
+        (&told["CircuitOpen"], &told["Ready"], &told["Stalled"]),
+        (&json!("True"), &json!("False"), &json!("False"))
+    );
+    assert_eq!(seen(&object, &[(Pod::default(), Some(report("Unreachable")))])["CircuitOpen"], "False");
+    assert_eq!(seen(&object, &[])["CircuitOpen"], "Unknown");
 }
 
 #[test]

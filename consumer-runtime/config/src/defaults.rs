@@ -33,6 +33,14 @@ pub(crate) fn max_attempts() -> u32 {
     5
 }
 
+pub(crate) fn circuit_consecutive_failures() -> u32 {
+    10
+}
+
+pub(crate) fn circuit_open_seconds() -> u32 {
+    30
+}
+
 pub(crate) fn backoff_initial_milliseconds() -> u32 {
     500
 }

@@ -26,6 +26,11 @@ pub struct Delivery {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rate_limit: Option<RateLimit>,
 
+    /// Stops fetching while the handler fails for every event. Without it, events are fetched and their attempts spent
+    /// for as long as the handler itself does not say that it cannot work.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub circuit_breaker: Option<CircuitBreaker>,
+
     /// The delay before the next attempt.
     #[serde(default)]
     pub backoff: Backoff,
@@ -73,6 +78,27 @@ pub struct RateLimit {
     pub burst: Option<u32>,
 }
 
+/// A circuit breaker. Open, it stops fetching; an attempt that fails at an open circuit is not counted in `maxAttempts`.
+/// After `openSeconds` one event at a time tries again: a success closes the circuit, a failure opens it again. Refusals
+/// for good say nothing of the handler and do not count. Each replica has one of its own. Where no claim is kept
+/// (`idempotency.mode: None`, or the store `memory`) JetStream's count of deliveries stands for the attempts, and that
+/// goes on.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase", default)]
+pub struct CircuitBreaker {
+    /// The circuit opens when this many different events have failed with no success in between. An event that fails
+    /// alone counts once, and becomes a dead letter in time.
+    #[serde(default = "defaults::circuit_consecutive_failures")]
+    #[cfg_attr(feature = "schema", schemars(range(min = 2, max = 1000)))]
+    pub consecutive_failures: u32,
+
+    /// Seconds that it stays open before an event may try again.
+    #[serde(default = "defaults::circuit_open_seconds")]
+    #[cfg_attr(feature = "schema", schemars(range(min = 1, max = 3600)))]
+    pub open_seconds: u32,
+}
+
 /// The subject that dead letters are published to.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
@@ -103,12 +129,22 @@ impl Default for Backoff {
     }
 }
 
+impl Default for CircuitBreaker {
+    fn default() -> Self {
+        Self {
+            consecutive_failures: defaults::circuit_consecutive_failures(),
+            open_seconds: defaults::circuit_open_seconds(),
+        }
+    }
+}
+
 impl Default for Delivery {
     fn default() -> Self {
         Self {
             attempt_timeout_seconds: defaults::attempt_timeout_seconds(),
             max_attempts: defaults::max_attempts(),
             rate_limit: None,
+            circuit_breaker: None,
             backoff: Backoff::default(),
             dead_letter: None,
         }

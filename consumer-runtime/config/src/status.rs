@@ -66,6 +66,8 @@ pub enum Part {
     Store,
     /// Shown as the condition `HandlerReady`.
     Handler,
+    /// Shown as the condition `CircuitOpen`.
+    Circuit,
 }
 
 /// Why a part does not work. A condition's reason: stable.
@@ -91,6 +93,8 @@ pub enum ProblemReason {
     BucketConflict,
     /// The server answers with an error.
     Failing,
+    /// The handler fails for every event.
+    CircuitOpen,
 }
 
 impl ProblemReason {
@@ -107,13 +111,14 @@ impl ProblemReason {
             Self::DurableConflict => "DurableConflict",
             Self::BucketConflict => "BucketConflict",
             Self::Failing => "Failing",
+            Self::CircuitOpen => "CircuitOpen",
         }
     }
 
     /// Whether waiting cannot help: somebody must change the object, its Secret or the broker's set-up.
     pub fn needs_change(self) -> bool {
         match self {
-            Self::Connecting | Self::Unreachable | Self::Failing => false,
+            Self::Connecting | Self::Unreachable | Self::Failing | Self::CircuitOpen => false,
             Self::Unauthorized
             | Self::SecretMissing
             | Self::SecretInvalid

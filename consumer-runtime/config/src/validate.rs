@@ -1,6 +1,6 @@
 //! The rules of a configuration. Pure: the operator applies them to what it renders, the runtime to what it reads.
 
-use crate::{Broker, Email, Handler, IdempotencyMode, Problem, RateLimit, RuntimeConfig, Store};
+use crate::{Broker, CircuitBreaker, Email, Handler, IdempotencyMode, Problem, RateLimit, RuntimeConfig, Store};
 
 impl RuntimeConfig {
     /// Every rule that this configuration breaks.
@@ -68,6 +68,10 @@ impl RuntimeConfig {
         if let Some(RateLimit { events_per_second, burst }) = &delivery.rate_limit {
             check_range("delivery.rateLimit.eventsPerSecond", *events_per_second, 1, 1_000_000, problems);
             check_range("delivery.rateLimit.burst", burst.unwrap_or(1), 1, 1_000_000, problems);
+        }
+        if let Some(CircuitBreaker { consecutive_failures, open_seconds }) = &delivery.circuit_breaker {
+            check_range("delivery.circuitBreaker.consecutiveFailures", *consecutive_failures, 2, 1000, problems);
+            check_range("delivery.circuitBreaker.openSeconds", *open_seconds, 1, 3600, problems);
         }
         if delivery.attempt_timeout_seconds > self.drain_timeout_seconds {
             problems.push(Problem::new(

@@ -109,6 +109,12 @@ impl Record {
             ..self.clone()
         }
     }
+
+    /// This record with its attempt not counted.
+    #[must_use]
+    pub fn unspent(&self) -> Self {
+        Self { attempts: self.attempts.saturating_sub(1), ..self.clone() }
+    }
 }
 
 fn claimed(before: &Record, wish: &Wish<'_>, now: Timestamp) -> Record {

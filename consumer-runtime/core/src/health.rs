@@ -12,6 +12,8 @@ pub enum Part {
     Store,
     /// What is done with an event.
     Handler,
+    /// The circuit breaker before the handler.
+    Circuit,
 }
 
 /// Why a part does not work.
@@ -37,6 +39,8 @@ pub enum TroubleReason {
     BucketConflict,
     /// The server answers with an error.
     Failing,
+    /// The handler fails for every event.
+    CircuitOpen,
 }
 
 /// One thing that keeps a part from working.

@@ -6,6 +6,7 @@
 #![cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
 
 pub mod backoff;
+pub mod breaker;
 pub mod claim;
 pub mod decide;
 pub mod delivery;

@@ -16,6 +16,7 @@ pub(crate) async fn watch(shared: Arc<Shared>) {
             shared.handler_gate.set(false);
             heal(&shared, trouble).await;
             shared.handler_gate.set(true);
+            shared.circuit.probe();
         }
         // Attempts that fail one by one, each with an answer of its own, ask for no more checks than this.
         tokio::time::sleep(shared.policy.reconnect.max).await;

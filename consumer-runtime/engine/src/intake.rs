@@ -17,17 +17,23 @@ pub(crate) async fn take(shared: &Shared, reader: &mut dyn Reader, work: &async_
     loop {
         shared.store_gate.wait(true).await;
         shared.handler_gate.wait(true).await;
-        let budget = shared.room().await;
+        shared.circuit.gate.wait(true).await;
+        let mut budget = shared.room().await;
+        if shared.circuit.is_probing() {
+            budget.messages = 1;
+        }
         let batch = tokio::select! {
             // While store or handler does not work nothing can be handled, so nothing is taken either.
             biased;
             () = shared.store_gate.wait(false) => continue,
             () = shared.handler_gate.wait(false) => continue,
+            () = shared.circuit.gate.wait(false) => continue,
             batch = reader.next_batch(budget) => batch,
         };
         match batch {
             Ok(batch) => {
                 failures = 0;
+                shared.circuit.fetched();
                 for delivery in batch {
                     register(shared, delivery, work);
                 }

@@ -3,6 +3,7 @@
 //! It knows neither broker nor store nor handler by name; it asks what they can do.
 
 mod attempt;
+mod circuit;
 pub mod clock;
 mod gate;
 mod give_up;
@@ -20,5 +21,6 @@ mod settle;
 mod shared;
 pub mod tasks;
 
+pub use circuit::CircuitPolicy;
 pub use policy::Policy;
 pub use run::{Drained, Engine};

@@ -36,6 +36,7 @@ pub(crate) struct Hold {
 pub(crate) async fn carry(shared: &Shared, delivery: Delivery, retries: &async_channel::Sender<(Delivery, Duration)>) {
     let settlement = settlement_of(shared, &delivery).await;
     settle(shared, delivery, settlement, retries).await;
+    shared.circuit.delivery_ended();
 }
 
 /// What the broker is to be told about a delivery; nothing where the claim went to somebody else.
@@ -58,6 +59,9 @@ async fn settlement_of(shared: &Shared, delivery: &Delivery) -> Option<Settlemen
         // An attempt could only fail. It is not spent: the event waits, and has no claim yet.
         return Some(Settlement::RetryAfter(shared.policy.reconnect.max));
     }
+    let Some(leave) = shared.circuit.admit() else {
+        return Some(Settlement::RetryAfter(shared.policy.reconnect.max));
+    };
     // 5 claim
     let asked_at = shared.clock.monotonic();
     let hold = match claim(shared, delivery, &event).await {
@@ -86,7 +90,12 @@ async fn settlement_of(shared: &Shared, delivery: &Delivery) -> Option<Settlemen
     turn.start();
     let outcome = attempt(shared, &event, number).await;
     // 7 decide
-    let next = decide(&outcome, number, &shared.policy.retry, fastrand::u64(..));
+    let spent = leave.end(event.id.as_str(), &outcome);
+    let next = if outcome.is_retryable() && !spent {
+        Next::RetryAfter(shared.policy.retry.backoff.delay(number, fastrand::u64(..)))
+    } else {
+        decide(&outcome, number, &shared.policy.retry, fastrand::u64(..))
+    };
     if outcome.is_retryable() {
         shared.handler_failed.notify_one();
     }
@@ -97,7 +106,7 @@ async fn settlement_of(shared: &Shared, delivery: &Delivery) -> Option<Settlemen
             shared.metrics.handled.inc();
             done(shared, hold).await
         }
-        (Next::RetryAfter(delay), outcome) => Some(retry(shared, &event, hold, &outcome, delay).await),
+        (Next::RetryAfter(delay), outcome) => Some(retry(shared, &event, hold, &outcome, spent, delay).await),
         (Next::DeadLetter(reason), outcome) => {
             give_up(shared, delivery, hold, GivenUp::new(reason, error_of(&outcome), number)).await
         }
@@ -186,7 +195,14 @@ async fn done(shared: &Shared, hold: Option<Hold>) -> Option<Settlement> {
     }
 }
 
-async fn retry(shared: &Shared, event: &Event, hold: Option<Hold>, outcome: &Outcome, delay: Duration) -> Settlement {
+async fn retry(
+    shared: &Shared,
+    event: &Event,
+    hold: Option<Hold>,
+    outcome: &Outcome,
+    spent: bool,
+    delay: Duration,
+) -> Settlement {
     shared.metrics.retries.inc();
     info!(event_id = %event.id, error = error_of(outcome), delay_ms = delay.as_millis(), "attempt failed, will be repeated");
     if let Some(hold) = hold {
@@ -194,8 +210,10 @@ async fn retry(shared: &Shared, event: &Event, hold: Option<Hold>, outcome: &Out
             Outcome::Failed(failure) => failure.effect,
             Outcome::Done => Effect::None,
         };
+        let released = hold.claimed.record.released(effect, shared.clock.wall());
+        let released = if spent { released } else { released.unspent() };
         // Where this cannot be recorded the claim ends by itself, and the next delivery waits for that.
-        record(shared, &hold, &hold.claimed.record.released(effect, shared.clock.wall())).await;
+        record(shared, &hold, &released).await;
     }
     Settlement::RetryAfter(delay)
 }

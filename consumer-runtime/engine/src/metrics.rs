@@ -24,6 +24,8 @@ pub struct Metrics {
     pub(crate) unconfirmed_settlements: Counter,
     pub(crate) handed_back: Counter,
     pub(crate) lost: Counter,
+    pub(crate) circuit_openings: Counter,
+    pub(crate) circuit_open: Gauge,
     pub(crate) in_flight: Gauge,
     pub(crate) window: Gauge,
     pub(crate) attempt_seconds: Histogram,
@@ -76,6 +78,8 @@ impl Default for Metrics {
             unconfirmed_settlements: Counter::default(),
             handed_back: Counter::default(),
             lost: Counter::default(),
+            circuit_openings: Counter::default(),
+            circuit_open: Gauge::default(),
             in_flight: Gauge::default(),
             window: Gauge::default(),
             attempt_seconds: Histogram::new([0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 60.0]),
@@ -104,11 +108,13 @@ impl Metrics {
             ("fenced", "Records refused because another process had taken the claim over", &self.fenced),
             ("unconfirmed_settlements", "Settlements that the broker did not confirm", &self.unconfirmed_settlements),
             ("handed_back", "Deliveries handed back unstarted at a drain", &self.handed_back),
+            ("circuit_openings", "Times that the circuit breaker has opened", &self.circuit_openings),
             ("lost", "Deliveries given up at a drain that the broker will not deliver again", &self.lost),
         ] {
             registry.register(name, help, counter.clone());
         }
         registry.register("dead_letters", "Dead letters confirmed by the broker, by reason", self.dead_letters.clone());
+        registry.register("circuit_open", "1 while the circuit breaker is open", self.circuit_open.clone());
         registry.register("in_flight", "Deliveries taken and not yet settled", self.in_flight.clone());
         registry.register("window", "Deliveries that may be in flight at present", self.window.clone());
         registry.register("attempt_seconds", "Duration of an attempt in seconds", self.attempt_seconds.clone());

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use millrace_core::{backoff::Backoff, key::ConsumerName, rate::Rate, retry::RetryPolicy, routing::Routing};
 
+use crate::circuit::CircuitPolicy;
+
 /// The settings of the engine. Every queue, wait and retry in it has its bound here.
 #[derive(Clone, Debug)]
 pub struct Policy {
@@ -17,6 +19,8 @@ pub struct Policy {
     pub retry: RetryPolicy,
     /// How often attempts may start, `None` where nothing limits it.
     pub rate: Option<Rate>,
+    /// When the circuit breaker opens, `None` where there is none.
+    pub circuit: Option<CircuitPolicy>,
     /// The time that one attempt may take.
     pub attempt_timeout: Duration,
     /// The time that a claim lives. The difference to the attempt timeout is left for recording.

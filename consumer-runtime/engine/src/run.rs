@@ -14,8 +14,8 @@ use tokio::task::JoinSet;
 use tracing::{info, warn};
 
 use crate::{
-    Policy, handler_watch, intake, keepalive, line::carry, metrics::Metrics, retry_queue, settle::send, shared::Shared,
-    tasks::Owned,
+    Policy, circuit, handler_watch, intake, keepalive, line::carry, metrics::Metrics, retry_queue, settle::send,
+    shared::Shared, tasks::Owned,
 };
 
 /// The time in which everything sent must have reached the broker at the end.
@@ -80,6 +80,7 @@ impl Engine {
         let workers = start_workers(&shared, &work, &retry_sender);
         let keepalive = Owned::spawn("keepalive", keepalive::keep_alive(Arc::clone(&shared)));
         let handler_watch = Owned::spawn("handler watch", handler_watch::watch(Arc::clone(&shared)));
+        let circuit_watch = Owned::spawn("circuit watch", circuit::watch(Arc::clone(&shared)));
         let requeue = Owned::spawn("retries", retry_queue::wait_and_requeue(retries, work_sender.clone()));
         {
             let watch_store = intake::watch_store(&shared);
@@ -94,7 +95,7 @@ impl Engine {
         }
         info!(in_flight = shared.lane().len(), "draining");
         let drained = drain(&shared, reader.as_mut(), &work, &work_sender, workers).await;
-        drop((keepalive, handler_watch, requeue));
+        drop((keepalive, handler_watch, circuit_watch, requeue));
         if tokio::time::timeout(FLUSH_TIMEOUT, shared.settler.flush()).await.is_err() {
             warn!("the broker did not confirm the last settlements in time");
         }

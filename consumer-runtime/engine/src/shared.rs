@@ -13,7 +13,7 @@ use millrace_core::{
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use crate::{Policy, gate::Gate, metrics::Metrics, pace::Pace};
+use crate::{Policy, circuit::Circuit, gate::Gate, metrics::Metrics, pace::Pace};
 
 /// What the tasks of one engine share. No lock is held over an await.
 pub(crate) struct Shared {
@@ -28,6 +28,7 @@ pub(crate) struct Shared {
     pub(crate) store_gate: Gate,
     pub(crate) handler_gate: Gate,
     pub(crate) handler_failed: Notify,
+    pub(crate) circuit: Circuit,
     pub(crate) pace: Pace,
     /// Cancelled when what has not started is to be handed back.
     pub(crate) handing_back: CancellationToken,
@@ -57,6 +58,7 @@ impl Shared {
             rate: policy.rate,
         };
         Self {
+            circuit: Circuit::new(policy.circuit, Arc::clone(&health), metrics.clone()),
             pace: Pace::new(policy.rate, Arc::clone(&clock)),
             handing_back: CancellationToken::new(),
             policy,

@@ -24,6 +24,7 @@ pub struct LedgerHandler {
     script: Mutex<BTreeMap<String, VecDeque<Step>>>,
     attempts: AtomicU32,
     outage: AtomicBool,
+    failing: AtomicBool,
     /// How long each call takes before it has its effect.
     pub delay: Mutex<Duration>,
 }
@@ -50,6 +51,11 @@ impl LedgerHandler {
         self.outage.store(outage, Ordering::SeqCst);
     }
 
+    /// Lets every call fail though the check passes, or no longer.
+    pub fn set_failing(&self, failing: bool) {
+        self.failing.store(failing, Ordering::SeqCst);
+    }
+
     /// The effects so far, as event ids in order.
     pub fn effects(&self) -> Vec<String> {
         self.effects.lock().unwrap().clone()
@@ -69,6 +75,9 @@ impl Handler for LedgerHandler {
         tokio::time::sleep(delay).await;
         if self.outage.load(Ordering::SeqCst) {
             return Outcome::retryable("scripted outage");
+        }
+        if self.failing.load(Ordering::SeqCst) {
+            return Outcome::retryable("scripted failure");
         }
         let id = event.id.as_str().to_owned();
         let step = self.script.lock().unwrap().get_mut(&id).and_then(VecDeque::pop_front);
