@@ -86,6 +86,7 @@ impl Reporter {
                 ignored: totals.ignored,
                 retries: totals.retries,
                 dead_letters: totals.dead_letters,
+                dropped: totals.dropped,
                 possible_duplicates: totals.possible_duplicates,
                 fenced: totals.fenced,
             },
@@ -108,6 +109,7 @@ fn problem((part, trouble): (health::Part, health::Trouble)) -> StatusProblem {
         health::Part::Store => Part::Store,
         health::Part::Handler => Part::Handler,
         health::Part::Circuit => Part::Circuit,
+        health::Part::Intake => Part::Intake,
     };
     let reason = match trouble.reason {
         TroubleReason::Connecting => ProblemReason::Connecting,
@@ -121,6 +123,7 @@ fn problem((part, trouble): (health::Part, health::Trouble)) -> StatusProblem {
         TroubleReason::BucketConflict => ProblemReason::BucketConflict,
         TroubleReason::Failing => ProblemReason::Failing,
         TroubleReason::CircuitOpen => ProblemReason::CircuitOpen,
+        TroubleReason::Paused => ProblemReason::Paused,
     };
     StatusProblem { part, reason, message: trouble.message }
 }

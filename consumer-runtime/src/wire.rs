@@ -4,7 +4,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use millrace_config::{
     Handler as HandlerConfig, InitialPosition as ConfiguredPosition, JetStream, LogLevel as ConfiguredLevel,
-    RuntimeConfig, SecretRef, Store, status::DeliveryGuarantee,
+    OnExhausted as ConfiguredOnExhausted, RuntimeConfig, SecretRef, Store, status::DeliveryGuarantee,
 };
 use millrace_core::{
     backoff::Backoff,
@@ -16,7 +16,7 @@ use millrace_core::{
     routing::Routing,
     time::Clock,
 };
-use millrace_engine::{CircuitPolicy, Engine, Policy, clock::TokioClock, metrics::Metrics};
+use millrace_engine::{CircuitPolicy, Engine, OnExhausted, Policy, clock::TokioClock, metrics::Metrics};
 use millrace_handlers::{AnalyticsHandler, AnalyticsLimits, EmailHandler, EmailOptions, LogHandler, LogLevel};
 use millrace_nats::{
     AuthSecret, Connection, ConnectionOptions, CoreDeadLetters, CoreOptions, DeadLetterOptions, InitialPosition,
@@ -49,7 +49,7 @@ pub(crate) struct Parts {
 struct Source {
     reader: Box<dyn Reader>,
     settler: Arc<dyn Settler>,
-    dead_letters: Arc<dyn DeadLetters>,
+    on_exhausted: OnExhausted,
 }
 
 impl Parts {
@@ -106,7 +106,7 @@ impl Parts {
             settler: source.settler,
             store,
             handler: self.handler,
-            dead_letters: source.dead_letters,
+            on_exhausted: source.on_exhausted,
             clock: self.clock,
             health: self.health,
             metrics: self.metrics,
@@ -121,6 +121,7 @@ impl Parts {
             routing: Routing::new(config.event_types.iter().cloned()),
             retry: RetryPolicy {
                 max_attempts: delivery.max_attempts,
+                max_age: delivery.max_age_seconds.map(seconds),
                 backoff: Backoff {
                     initial: Duration::from_millis(delivery.backoff.initial_milliseconds.into()),
                     max: seconds(delivery.backoff.max_seconds),
@@ -171,16 +172,16 @@ impl Parts {
     }
 
     async fn open_source(&self, connection: &Connection, reporter: &Reporter) -> Source {
-        let dead_letters = self.dead_letter_options();
         if let Some(jet_stream) = &self.config.broker.jet_stream {
-            let options = self.jet_stream_options(jet_stream, &dead_letters);
+            let options = self.jet_stream_options(jet_stream);
             let setting_up = || set_up(connection, &options, &self.clock, &self.health);
             let source = self.until_it_works(Part::Broker, setting_up).await;
             reporter.lag_from(source.lag);
             return Source {
                 reader: Box::new(source.reader),
                 settler: Arc::new(source.settler),
-                dead_letters: Arc::new(JetStreamDeadLetters::new(connection.clone(), dead_letters)),
+                on_exhausted: self
+                    .on_exhausted(|options| Arc::new(JetStreamDeadLetters::new(connection.clone(), options))),
             };
         }
         let options = CoreOptions { subjects: self.config.subjects.clone(), queue_group: self.config.queue_group() };
@@ -189,7 +190,7 @@ impl Parts {
         Source {
             reader: Box::new(reader),
             settler: Arc::new(settler),
-            dead_letters: Arc::new(CoreDeadLetters::new(connection.clone(), dead_letters)),
+            on_exhausted: self.on_exhausted(|options| Arc::new(CoreDeadLetters::new(connection.clone(), options))),
         }
     }
 
@@ -202,7 +203,15 @@ impl Parts {
         }
     }
 
-    fn jet_stream_options(&self, jet_stream: &JetStream, dead_letters: &DeadLetterOptions) -> JetStreamOptions {
+    fn on_exhausted(&self, dead_letters: impl FnOnce(DeadLetterOptions) -> Arc<dyn DeadLetters>) -> OnExhausted {
+        match self.config.delivery.on_exhausted {
+            ConfiguredOnExhausted::DeadLetter => OnExhausted::DeadLetter(dead_letters(self.dead_letter_options())),
+            ConfiguredOnExhausted::Pause => OnExhausted::Pause,
+            ConfiguredOnExhausted::Drop => OnExhausted::Drop,
+        }
+    }
+
+    fn jet_stream_options(&self, jet_stream: &JetStream) -> JetStreamOptions {
         JetStreamOptions {
             stream: jet_stream.stream.clone(),
             durable: self.config.queue_group(),
@@ -212,7 +221,7 @@ impl Parts {
                 ConfiguredPosition::New => InitialPosition::New,
             },
             ack_wait: seconds(jet_stream.ack_wait_seconds),
-            dead_letter_subject: dead_letters.subject.clone(),
+            dead_letter_subject: self.config.delivery.dead_letter.as_ref().map(|letter| letter.subject.clone()),
         }
     }
 

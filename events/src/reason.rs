@@ -23,6 +23,8 @@ pub enum Reason {
     RetriesExhausted,
     /// It is larger than the limit.
     TooLarge,
+    /// It was older than allowed before it could be handled.
+    Expired,
 }
 
 /// A text that is not a reason.
@@ -32,7 +34,7 @@ pub struct InvalidReason;
 
 impl Reason {
     /// All reasons.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Undecodable,
         Self::InvalidId,
         Self::UnsupportedVersion,
@@ -42,6 +44,7 @@ impl Reason {
         Self::HandlerRejected,
         Self::RetriesExhausted,
         Self::TooLarge,
+        Self::Expired,
     ];
 
     /// The reason as it stands in headers and labels. Stable.
@@ -56,6 +59,7 @@ impl Reason {
             Self::HandlerRejected => "HandlerRejected",
             Self::RetriesExhausted => "RetriesExhausted",
             Self::TooLarge => "TooLarge",
+            Self::Expired => "Expired",
         }
     }
 }

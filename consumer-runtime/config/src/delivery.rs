@@ -16,11 +16,25 @@ pub struct Delivery {
     pub attempt_timeout_seconds: u32,
 
     /// Attempts that an event gets, the first included. An attempt that ends with the death of the process counts.
-    /// When all have failed, the event becomes a dead letter with the reason `RetriesExhausted`. An event that can
-    /// never succeed (it cannot be decoded, the handler refuses it) becomes a dead letter at its first attempt.
+    /// When all have failed, the event is given up with the reason `RetriesExhausted`. An event that can never succeed
+    /// (it cannot be decoded, the handler refuses it) is given up at its first attempt.
     #[serde(default = "defaults::max_attempts")]
     #[cfg_attr(feature = "schema", schemars(range(min = 1, max = 100)))]
     pub max_attempts: u32,
+
+    /// Seconds after its publication from which an event is not tried any more, though it has attempts left: it is given
+    /// up with the reason `Expired`. Without it, age does not matter. Needs `broker.jetStream`: NATS core does not say
+    /// when an event was published. The clocks of server and pods are compared.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(range(min = 1, max = 31_536_000)))]
+    pub max_age_seconds: Option<u32>,
+
+    /// What becomes of an event that is given up. `DeadLetter` publishes it to `deadLetter`. `Pause` keeps it in its
+    /// stream and takes nothing more until the pods are restarted, which gives it all its attempts again: `Stalled` says
+    /// which event and why; needs `broker.jetStream` and claims in `jetStreamKV`. `Drop` settles it: a line in the log
+    /// and `millrace_dropped_total` are all that is left of it.
+    #[serde(default)]
+    pub on_exhausted: OnExhausted,
 
     /// The most attempts that each replica starts in a second. Without it nothing limits them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -35,9 +49,22 @@ pub struct Delivery {
     #[serde(default)]
     pub backoff: Backoff,
 
-    /// Where dead letters go.
+    /// Where dead letters go: with `onExhausted: DeadLetter`, and only then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dead_letter: Option<DeadLetter>,
+}
+
+/// What becomes of an event that is given up.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub enum OnExhausted {
+    /// It is published as a dead letter.
+    #[default]
+    DeadLetter,
+    /// It stays, and nothing more is taken.
+    Pause,
+    /// It is gone.
+    Drop,
 }
 
 /// Exponential backoff: the delay doubles with each failed attempt.
@@ -143,6 +170,8 @@ impl Default for Delivery {
         Self {
             attempt_timeout_seconds: defaults::attempt_timeout_seconds(),
             max_attempts: defaults::max_attempts(),
+            max_age_seconds: None,
+            on_exhausted: OnExhausted::default(),
             rate_limit: None,
             circuit_breaker: None,
             backoff: Backoff::default(),

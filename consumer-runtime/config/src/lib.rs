@@ -18,7 +18,7 @@ pub mod status;
 mod validate;
 
 pub use broker::{Broker, InitialPosition, JetStream, Nats, SecretRef};
-pub use delivery::{Backoff, CircuitBreaker, DeadLetter, Delivery, RateLimit};
+pub use delivery::{Backoff, CircuitBreaker, DeadLetter, Delivery, OnExhausted, RateLimit};
 pub use handler::{Analytics, Email, Handler, Log, LogLevel};
 pub use idempotency::{Idempotency, IdempotencyMode, JetStreamKv, Memory, Store};
 pub use limits::Limits;

@@ -68,6 +68,8 @@ pub enum Part {
     Handler,
     /// Shown as the condition `CircuitOpen`.
     Circuit,
+    /// Shown in `Ready` and `Stalled`.
+    Intake,
 }
 
 /// Why a part does not work. A condition's reason: stable.
@@ -95,6 +97,8 @@ pub enum ProblemReason {
     Failing,
     /// The handler fails for every event.
     CircuitOpen,
+    /// An event was given up with `delivery.onExhausted: Pause`.
+    Paused,
 }
 
 impl ProblemReason {
@@ -112,6 +116,7 @@ impl ProblemReason {
             Self::BucketConflict => "BucketConflict",
             Self::Failing => "Failing",
             Self::CircuitOpen => "CircuitOpen",
+            Self::Paused => "Paused",
         }
     }
 
@@ -125,7 +130,8 @@ impl ProblemReason {
             | Self::StreamNotFound
             | Self::DeadLetterStreamNotFound
             | Self::DurableConflict
-            | Self::BucketConflict => true,
+            | Self::BucketConflict
+            | Self::Paused => true,
         }
     }
 }
@@ -159,6 +165,8 @@ pub struct Totals {
     pub retries: u64,
     /// Dead letters confirmed by the broker.
     pub dead_letters: u64,
+    /// Events given up with `delivery.onExhausted: Drop`.
+    pub dropped: u64,
     /// Attempts after one whose effect may have happened: the crash window.
     pub possible_duplicates: u64,
     /// Records refused because somebody else had taken the claim over.

@@ -1,6 +1,8 @@
 //! The rules of a configuration. Pure: the operator applies them to what it renders, the runtime to what it reads.
 
-use crate::{Broker, CircuitBreaker, Email, Handler, IdempotencyMode, Problem, RateLimit, RuntimeConfig, Store};
+use crate::{
+    Broker, CircuitBreaker, Email, Handler, IdempotencyMode, OnExhausted, Problem, RateLimit, RuntimeConfig, Store,
+};
 
 impl RuntimeConfig {
     /// Every rule that this configuration breaks.
@@ -82,13 +84,43 @@ impl RuntimeConfig {
                 ),
             ));
         }
-        let Some(dead_letter) = &delivery.dead_letter else {
-            problems.push(Problem::new(
+        if let Some(max_age) = delivery.max_age_seconds {
+            check_range("delivery.maxAgeSeconds", max_age, 1, 31_536_000, problems);
+            if self.broker.jet_stream.is_none() {
+                problems.push(Problem::new(
+                    "delivery.maxAgeSeconds",
+                    "needs broker.jetStream: NATS core does not say when an event was published",
+                ));
+            }
+        }
+        self.check_on_exhausted(problems);
+        self.check_dead_letter(problems);
+    }
+
+    fn check_on_exhausted(&self, problems: &mut Vec<Problem>) {
+        let delivery = &self.delivery;
+        match (delivery.on_exhausted, &delivery.dead_letter) {
+            (OnExhausted::DeadLetter, Some(_)) | (OnExhausted::Pause | OnExhausted::Drop, None) => {}
+            (OnExhausted::DeadLetter, None) => problems.push(Problem::new(
                 "delivery.deadLetter",
                 "say where dead letters go, for example {subject: dlq.orders}",
+            )),
+            (OnExhausted::Pause | OnExhausted::Drop, Some(_)) => {
+                problems
+                    .push(Problem::new("delivery.deadLetter", "has no use with onExhausted Pause or Drop; remove it"));
+            }
+        }
+        let keeps_attempts = matches!(self.store(), Some(Store { jet_stream_kv: Some(_), .. }));
+        if delivery.on_exhausted == OnExhausted::Pause && !keeps_attempts {
+            problems.push(Problem::new(
+                "delivery.onExhausted",
+                "Pause needs broker.jetStream and claims in jetStreamKV, which keep the event and its attempts",
             ));
-            return;
-        };
+        }
+    }
+
+    fn check_dead_letter(&self, problems: &mut Vec<Problem>) {
+        let Some(dead_letter) = &self.delivery.dead_letter else { return };
         if !is_subject_filter(&dead_letter.subject) || dead_letter.subject.contains(['*', '>']) {
             problems.push(Problem::new(
                 "delivery.deadLetter.subject",

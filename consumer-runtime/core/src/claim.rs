@@ -110,6 +110,12 @@ impl Record {
         }
     }
 
+    /// This record with none of its attempts counted.
+    #[must_use]
+    pub fn restarted(&self) -> Self {
+        Self { attempts: 0, ..self.clone() }
+    }
+
     /// This record with its attempt not counted.
     #[must_use]
     pub fn unspent(&self) -> Self {

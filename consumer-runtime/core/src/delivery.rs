@@ -1,6 +1,7 @@
 //! One hand-over of an event by the broker.
 
 use bytes::Bytes;
+use jiff::Timestamp;
 use millrace_events::{Headers, Origin};
 
 use crate::time::Monotonic;
@@ -30,6 +31,8 @@ pub struct Delivery {
     pub headers: Headers,
     /// Its payload, as received.
     pub payload: Bytes,
+    /// When the broker took it in, by the broker's clock; `None` where it does not say.
+    pub published_at: Option<Timestamp>,
     /// When this process received it.
     pub received_at: Monotonic,
 }

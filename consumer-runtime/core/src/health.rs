@@ -14,6 +14,8 @@ pub enum Part {
     Handler,
     /// The circuit breaker before the handler.
     Circuit,
+    /// Taking events at all.
+    Intake,
 }
 
 /// Why a part does not work.
@@ -41,6 +43,8 @@ pub enum TroubleReason {
     Failing,
     /// The handler fails for every event.
     CircuitOpen,
+    /// An event was given up, and nothing is taken until somebody has looked.
+    Paused,
 }
 
 /// One thing that keeps a part from working.

@@ -1,9 +1,16 @@
 //! Giving an event up: its dead letter is confirmed before anything says that it is dead.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
-use millrace_core::{claim::State, delivery::Delivery, outcome::Effect, settle::Settlement};
+use millrace_core::{
+    claim::State,
+    delivery::Delivery,
+    health::{Part, Trouble, TroubleReason},
+    outcome::Effect,
+    ports::DeadLetters,
+    settle::Settlement,
+};
 use millrace_events::{DeadLetter, Reason};
 use tracing::{error, warn};
 
@@ -15,6 +22,17 @@ use crate::{
 
 /// Tries to publish a dead letter before its original is put off.
 const PUBLISH_TRIES: u32 = 3;
+
+/// What becomes of an event that is given up.
+#[derive(Clone)]
+pub enum OnExhausted {
+    /// Its dead letter is published here.
+    DeadLetter(Arc<dyn DeadLetters>),
+    /// It is left at the broker, and nothing more is taken for as long as this process lives.
+    Pause,
+    /// It is settled.
+    Drop,
+}
 
 /// Why an event is given up.
 #[derive(Debug)]
@@ -30,25 +48,34 @@ impl GivenUp {
     }
 }
 
-/// Publishes the dead letter of a delivery, records the event as dead, and says how the original is to be settled.
-///
-/// When the dead letter cannot be published the original is put off, so that nothing is lost.
+/// Does with the event what is asked for, records it as dead, and says how the original is to be settled.
 pub(crate) async fn give_up(
     shared: &Shared,
     delivery: &Delivery,
     hold: Option<Hold>,
     given_up: GivenUp,
 ) -> Option<Settlement> {
-    let reason = given_up.reason;
-    let letter = dead_letter(shared, delivery, hold.as_ref(), given_up);
-    if !publish(shared, &letter).await {
-        if let Some(hold) = hold {
-            record(shared, &hold, &hold.claimed.record.released(Effect::None, letter.last_failure)).await;
+    match &shared.on_exhausted {
+        OnExhausted::DeadLetter(dead_letters) => {
+            let reason = given_up.reason;
+            let letter = dead_letter(shared, delivery, hold.as_ref(), given_up);
+            if !publish(shared, dead_letters.as_ref(), &letter).await {
+                // The original is put off, so that nothing is lost.
+                if let Some(hold) = hold {
+                    record(shared, &hold, &hold.claimed.record.released(Effect::None, letter.last_failure)).await;
+                }
+                return Some(Settlement::RetryAfter(shared.policy.retry.backoff.max));
+            }
+            shared.metrics.dead_letter(reason).inc();
+            warn!(reason = %letter.reason, error = letter.error, origin = %letter.origin, attempts = letter.attempts, "dead letter");
         }
-        return Some(Settlement::RetryAfter(shared.policy.retry.backoff.max));
+        OnExhausted::Drop => {
+            shared.metrics.dropped(given_up.reason).inc();
+            let GivenUp { reason, error, attempts } = given_up;
+            warn!(%reason, error, origin = %delivery.origin, attempts, "dropped");
+        }
+        OnExhausted::Pause => return Some(pause(shared, delivery, hold, &given_up).await),
     }
-    shared.metrics.dead_letter(reason).inc();
-    warn!(reason = %letter.reason, error = letter.error, origin = %letter.origin, attempts = letter.attempts, "dead letter");
     match hold {
         None => Some(Settlement::Done),
         Some(hold) => match record(shared, &hold, &hold.claimed.ended(State::Dead)).await {
@@ -56,6 +83,23 @@ pub(crate) async fn give_up(
             Recorded::Fenced | Recorded::Unavailable => None,
         },
     }
+}
+
+/// Nothing more is taken. The event is put off, and begins anew with whoever gets it after a restart.
+async fn pause(shared: &Shared, delivery: &Delivery, hold: Option<Hold>, given_up: &GivenUp) -> Settlement {
+    let message = format!(
+        "{} was given up ({}: {}), and delivery.onExhausted is Pause: nothing more is taken; mend the cause, then restart the \
+         pods with kubectl rollout restart deployment/{}",
+        delivery.origin, given_up.reason, given_up.error, shared.policy.consumer.name
+    );
+    error!(message, attempts = given_up.attempts, "paused");
+    shared.health.fails(Part::Intake, Trouble::new(TroubleReason::Paused, message));
+    shared.pause_gate.set(false);
+    if let Some(hold) = hold {
+        let released = hold.claimed.record.released(Effect::None, shared.clock.wall()).restarted();
+        record(shared, &hold, &released).await;
+    }
+    Settlement::RetryAfter(shared.policy.retry.backoff.max)
 }
 
 fn dead_letter(shared: &Shared, delivery: &Delivery, hold: Option<&Hold>, given_up: GivenUp) -> DeadLetter {
@@ -77,9 +121,9 @@ fn dead_letter(shared: &Shared, delivery: &Delivery, hold: Option<&Hold>, given_
     }
 }
 
-async fn publish(shared: &Shared, letter: &DeadLetter) -> bool {
+async fn publish(shared: &Shared, dead_letters: &dyn DeadLetters, letter: &DeadLetter) -> bool {
     for failures in 1..=PUBLISH_TRIES {
-        match shared.dead_letters.publish(letter).await {
+        match dead_letters.publish(letter).await {
             Ok(()) => return true,
             Err(error) => {
                 error!(%error, origin = %letter.origin, "failed to publish a dead letter");

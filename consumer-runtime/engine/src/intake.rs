@@ -18,6 +18,7 @@ pub(crate) async fn take(shared: &Shared, reader: &mut dyn Reader, work: &async_
         shared.store_gate.wait(true).await;
         shared.handler_gate.wait(true).await;
         shared.circuit.gate.wait(true).await;
+        shared.pause_gate.wait(true).await;
         let mut budget = shared.room().await;
         if shared.circuit.is_probing() {
             budget.messages = 1;
@@ -28,6 +29,7 @@ pub(crate) async fn take(shared: &Shared, reader: &mut dyn Reader, work: &async_
             () = shared.store_gate.wait(false) => continue,
             () = shared.handler_gate.wait(false) => continue,
             () = shared.circuit.gate.wait(false) => continue,
+            () = shared.pause_gate.wait(false) => continue,
             batch = reader.next_batch(budget) => batch,
         };
         match batch {

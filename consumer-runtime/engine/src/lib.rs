@@ -22,5 +22,6 @@ mod shared;
 pub mod tasks;
 
 pub use circuit::CircuitPolicy;
+pub use give_up::OnExhausted;
 pub use policy::Policy;
 pub use run::{Drained, Engine};

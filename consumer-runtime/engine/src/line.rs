@@ -80,6 +80,11 @@ async fn settlement_of(shared: &Shared, delivery: &Delivery) -> Option<Settlemen
         )
         .await;
     }
+    let left = shared.policy.retry.left(delivery.published_at, shared.clock.wall());
+    if left == Some(Duration::ZERO) {
+        let given_up = GivenUp::new(Reason::Expired, "older than delivery.maxAgeSeconds", number.saturating_sub(1));
+        return give_up(shared, delivery, hold, given_up).await;
+    }
     let slack = shared.policy.lease.saturating_sub(shared.policy.attempt_timeout);
     if hold.is_some() && shared.clock.monotonic().since(asked_at) > slack {
         // This process was stopped after it had claimed: the claim may end before the attempt does.
@@ -94,7 +99,7 @@ async fn settlement_of(shared: &Shared, delivery: &Delivery) -> Option<Settlemen
     let next = if outcome.is_retryable() && !spent {
         Next::RetryAfter(shared.policy.retry.backoff.delay(number, fastrand::u64(..)))
     } else {
-        decide(&outcome, number, &shared.policy.retry, fastrand::u64(..))
+        decide(&outcome, number, left, &shared.policy.retry, fastrand::u64(..))
     };
     if outcome.is_retryable() {
         shared.handler_failed.notify_one();
@@ -107,7 +112,7 @@ async fn settlement_of(shared: &Shared, delivery: &Delivery) -> Option<Settlemen
             done(shared, hold).await
         }
         (Next::RetryAfter(delay), outcome) => Some(retry(shared, &event, hold, &outcome, spent, delay).await),
-        (Next::DeadLetter(reason), outcome) => {
+        (Next::GiveUp(reason), outcome) => {
             give_up(shared, delivery, hold, GivenUp::new(reason, error_of(&outcome), number)).await
         }
     }

@@ -19,6 +19,7 @@ pub struct Metrics {
     pub(crate) retries: Counter,
     pub(crate) busy: Counter,
     pub(crate) dead_letters: Family<ReasonLabel, Counter>,
+    pub(crate) dropped: Family<ReasonLabel, Counter>,
     pub(crate) possible_duplicates: Counter,
     pub(crate) fenced: Counter,
     pub(crate) unconfirmed_settlements: Counter,
@@ -53,6 +54,8 @@ pub struct Totals {
     pub retries: u64,
     /// Dead letters confirmed by the broker.
     pub dead_letters: u64,
+    /// Events given up and dropped.
+    pub dropped: u64,
     /// Attempts after one whose effect may have happened.
     pub possible_duplicates: u64,
     /// Records refused because somebody else had taken the claim over.
@@ -73,6 +76,7 @@ impl Default for Metrics {
             retries: Counter::default(),
             busy: Counter::default(),
             dead_letters: Family::default(),
+            dropped: Family::default(),
             possible_duplicates: Counter::default(),
             fenced: Counter::default(),
             unconfirmed_settlements: Counter::default(),
@@ -114,6 +118,7 @@ impl Metrics {
             registry.register(name, help, counter.clone());
         }
         registry.register("dead_letters", "Dead letters confirmed by the broker, by reason", self.dead_letters.clone());
+        registry.register("dropped", "Events given up and dropped, by reason", self.dropped.clone());
         registry.register("circuit_open", "1 while the circuit breaker is open", self.circuit_open.clone());
         registry.register("in_flight", "Deliveries taken and not yet settled", self.in_flight.clone());
         registry.register("window", "Deliveries that may be in flight at present", self.window.clone());
@@ -129,7 +134,8 @@ impl Metrics {
             duplicates_skipped: self.duplicates_skipped.get(),
             ignored: self.ignored.get(),
             retries: self.retries.get(),
-            dead_letters: Reason::ALL.iter().map(|reason| self.dead_letter(*reason).get()).sum(),
+            dead_letters: sum(&self.dead_letters),
+            dropped: sum(&self.dropped),
             possible_duplicates: self.possible_duplicates.get(),
             fenced: self.fenced.get(),
             in_flight: u64::try_from(self.in_flight.get()).unwrap_or_default(),
@@ -137,6 +143,18 @@ impl Metrics {
     }
 
     pub(crate) fn dead_letter(&self, reason: Reason) -> Counter {
-        self.dead_letters.get_or_create_owned(&ReasonLabel { reason: reason.as_str() })
+        counter(&self.dead_letters, reason)
     }
+
+    pub(crate) fn dropped(&self, reason: Reason) -> Counter {
+        counter(&self.dropped, reason)
+    }
+}
+
+fn counter(family: &Family<ReasonLabel, Counter>, reason: Reason) -> Counter {
+    family.get_or_create_owned(&ReasonLabel { reason: reason.as_str() })
+}
+
+fn sum(family: &Family<ReasonLabel, Counter>) -> u64 {
+    Reason::ALL.iter().map(|reason| counter(family, *reason).get()).sum()
 }

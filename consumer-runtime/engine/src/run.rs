@@ -6,7 +6,7 @@ use millrace_core::{
     delivery::Delivery,
     health::Health,
     lane::Begun,
-    ports::{DeadLetters, Handler, IdempotencyStore, Reader, Settler},
+    ports::{Handler, IdempotencyStore, Reader, Settler},
     settle::Settlement,
     time::Clock,
 };
@@ -14,8 +14,8 @@ use tokio::task::JoinSet;
 use tracing::{info, warn};
 
 use crate::{
-    Policy, circuit, handler_watch, intake, keepalive, line::carry, metrics::Metrics, retry_queue, settle::send,
-    shared::Shared, tasks::Owned,
+    OnExhausted, Policy, circuit, handler_watch, intake, keepalive, line::carry, metrics::Metrics, retry_queue,
+    settle::send, shared::Shared, tasks::Owned,
 };
 
 /// The time in which everything sent must have reached the broker at the end.
@@ -33,8 +33,8 @@ pub struct Engine {
     pub store: Option<Arc<dyn IdempotencyStore>>,
     /// What is done with an event.
     pub handler: Arc<dyn Handler>,
-    /// Where dead letters go.
-    pub dead_letters: Arc<dyn DeadLetters>,
+    /// What becomes of an event that is given up.
+    pub on_exhausted: OnExhausted,
     /// Where time comes from.
     pub clock: Arc<dyn Clock>,
     /// Where trouble is told.
@@ -68,7 +68,7 @@ impl Engine {
             self.settler,
             self.store,
             self.handler,
-            self.dead_letters,
+            self.on_exhausted,
             self.clock,
             self.health,
             self.metrics,

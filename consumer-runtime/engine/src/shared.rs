@@ -6,14 +6,14 @@ use millrace_core::{
     delivery::Delivery,
     health::Health,
     lane::{Begun, Lane},
-    ports::{DeadLetters, Handler, IdempotencyStore, Settler},
+    ports::{Handler, IdempotencyStore, Settler},
     time::Clock,
     window::{Budget, Window, WindowLimits},
 };
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use crate::{Policy, circuit::Circuit, gate::Gate, metrics::Metrics, pace::Pace};
+use crate::{OnExhausted, Policy, circuit::Circuit, gate::Gate, metrics::Metrics, pace::Pace};
 
 /// What the tasks of one engine share. No lock is held over an await.
 pub(crate) struct Shared {
@@ -21,12 +21,14 @@ pub(crate) struct Shared {
     pub(crate) settler: Arc<dyn Settler>,
     pub(crate) store: Option<Arc<dyn IdempotencyStore>>,
     pub(crate) handler: Arc<dyn Handler>,
-    pub(crate) dead_letters: Arc<dyn DeadLetters>,
+    pub(crate) on_exhausted: OnExhausted,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) health: Arc<Health>,
     pub(crate) metrics: Metrics,
     pub(crate) store_gate: Gate,
     pub(crate) handler_gate: Gate,
+    /// Shut for good when an event is given up that is to stop everything.
+    pub(crate) pause_gate: Gate,
     pub(crate) handler_failed: Notify,
     pub(crate) circuit: Circuit,
     pub(crate) pace: Pace,
@@ -44,7 +46,7 @@ impl Shared {
         settler: Arc<dyn Settler>,
         store: Option<Arc<dyn IdempotencyStore>>,
         handler: Arc<dyn Handler>,
-        dead_letters: Arc<dyn DeadLetters>,
+        on_exhausted: OnExhausted,
         clock: Arc<dyn Clock>,
         health: Arc<Health>,
         metrics: Metrics,
@@ -65,12 +67,13 @@ impl Shared {
             settler,
             store,
             handler,
-            dead_letters,
+            on_exhausted,
             clock,
             health,
             metrics,
             store_gate: Gate::open(),
             handler_gate: Gate::open(),
+            pause_gate: Gate::open(),
             handler_failed: Notify::new(),
             lane: Mutex::new(Lane::new(ack_wait)),
             window: Mutex::new(Window::new(limits)),

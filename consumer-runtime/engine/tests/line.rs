@@ -17,7 +17,7 @@ use millrace_core::{
     settle::Settlement,
     time::{Clock, Monotonic},
 };
-use millrace_engine::{CircuitPolicy, Drained, Engine, Policy, clock::TokioClock, metrics::Metrics};
+use millrace_engine::{CircuitPolicy, Drained, Engine, OnExhausted, Policy, clock::TokioClock, metrics::Metrics};
 use millrace_events::{Headers, Reason};
 use millrace_store::MemoryStore;
 use millrace_testkit::{
@@ -39,6 +39,7 @@ struct Bench {
     handler: Arc<LedgerHandler>,
     metrics: Metrics,
     health: Arc<Health>,
+    on_exhausted: fn(&MemoryBroker) -> OnExhausted,
 }
 
 fn consumer() -> ConsumerName {
@@ -52,7 +53,7 @@ fn policy() -> Policy {
         consumer: consumer(),
         workers: 4,
         routing: Routing::default(),
-        retry: RetryPolicy { max_attempts: 3, backoff },
+        retry: RetryPolicy { max_attempts: 3, max_age: None, backoff },
         rate: None,
         circuit: None,
         attempt_timeout: Duration::from_secs(20),
@@ -76,6 +77,7 @@ impl Bench {
             handler: Arc::default(),
             metrics: Metrics::default(),
             health: Arc::new(Health::starting([])),
+            on_exhausted: |broker| OnExhausted::DeadLetter(Arc::new(broker.clone())),
             clock,
         }
     }
@@ -95,7 +97,7 @@ impl Bench {
             settler: Arc::new(self.broker.clone()) as Arc<dyn Settler>,
             store: Some(Arc::clone(&self.store) as Arc<dyn IdempotencyStore>),
             handler: Arc::clone(&self.handler) as Arc<dyn Handler>,
-            dead_letters: Arc::new(self.broker.clone()),
+            on_exhausted: (self.on_exhausted)(&self.broker),
             clock: Arc::clone(&self.clock) as Arc<dyn Clock>,
             health: Arc::clone(&self.health),
             metrics: self.metrics.clone(),
@@ -574,4 +576,75 @@ async fn an_open_circuit_is_probed_at_once_when_the_handler_can_work_again() {
     let took = bench.clock.monotonic().0;
     assert!(took < Duration::from_secs(20), "it does not wait for the end of its 30 s: {took:?}");
     assert_eq!(bench.handler.effects().len(), 50);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_event_that_is_too_old_is_given_up_and_one_that_was_done_in_time_stays_a_duplicate() {
+    let bench = Bench::jetstream();
+    let ago = |seconds| bench.clock.wall() - jiff::SignedDuration::from_secs(seconds);
+    let backoff = Backoff { initial: Duration::from_secs(100), max: Duration::from_secs(1000), jitter_percent: 0 };
+    let retry = RetryPolicy { max_attempts: 9, max_age: Some(Duration::from_secs(3600)), backoff };
+    let hour = || Policy { retry, ..policy() };
+    let publish = |id: &str, seconds| bench.broker.publish_at(ago(seconds), Headers::new(), sample::order(id));
+    let fail = || Step::End(Outcome::retryable("connection refused"));
+    bench.handler.script("failing", [fail(), fail(), fail(), fail()]);
+    publish("new", 0);
+    publish("old", 7200);
+    // It has 300 s left: enough for the delays of 100 s and 200 s, and not for that of 400 s.
+    publish("failing", 3300);
+
+    bench.run_until(hour(), |bench| bench.broker.is_settled()).await;
+
+    assert_eq!((bench.handler.effects(), bench.handler.attempts()), (vec!["new".to_owned()], 4));
+    let letters = bench.broker.dead_letters();
+    let given_up: Vec<_> = letters.iter().map(|letter| (letter.reason, letter.attempts)).collect();
+    assert_eq!(given_up, [(Reason::Expired, 0), (Reason::Expired, 3)]);
+
+    publish("new", 7200);
+    bench.run_until(hour(), |bench| bench.broker.is_settled()).await;
+    assert_eq!((bench.broker.dead_letters().len(), bench.metrics.totals().duplicates_skipped), (2, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_to_be_dropped_is_settled_and_counted() {
+    let bench = Bench { on_exhausted: |_| OnExhausted::Drop, ..Bench::jetstream() };
+    let fail = || Step::End(Outcome::retryable("connection refused"));
+    bench.handler.script("never", [fail(), fail(), fail()]);
+    bench.broker.publish(Headers::new(), "not json");
+    bench.publish("never");
+    bench.publish("good");
+
+    bench.run_until_settled().await;
+
+    assert_eq!((bench.handler.effects(), bench.metrics.totals().dropped), (vec!["good".to_owned()], 2));
+    assert!(bench.broker.dead_letters().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_event_that_is_to_pause_everything_stays_and_has_all_its_attempts_again_after_a_restart() {
+    let bench = Bench { on_exhausted: |_| OnExhausted::Pause, ..Bench::jetstream() };
+    let fail = || Step::End(Outcome::retryable("connection refused"));
+    bench.handler.script("never", [fail(), fail(), fail(), fail(), fail()]);
+    bench.publish("never");
+    let paused = |bench: &Bench| bench.health.troubles().first().is_some_and(|(part, _)| *part == Part::Intake);
+
+    let published_later = std::cell::Cell::new(false);
+    let drained = bench.run_until(policy(), |bench| {
+        if paused(bench) && !published_later.replace(true) {
+            bench.publish("later");
+        }
+        bench.clock.monotonic() > Monotonic(Duration::from_secs(300))
+    });
+
+    assert_eq!(drained.await, clean());
+    assert_eq!(bench.handler.attempts(), 3, "nothing is taken after it, and it is not tried again");
+    let (_, trouble) = bench.health.troubles().pop().unwrap();
+    for part in ["MEMORY", "RetriesExhausted: connection refused", "rollout restart deployment/emails"] {
+        assert!(trouble.message.contains(part), "{trouble}");
+    }
+
+    // After a restart it fails twice more, and then succeeds.
+    bench.run_until_settled().await;
+    assert_eq!(bench.handler.effects().iter().filter(|id| *id == "never").count(), 1);
+    assert!(bench.handler.effects().contains(&"later".to_owned()));
 }

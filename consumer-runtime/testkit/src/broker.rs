@@ -9,6 +9,7 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use jiff::Timestamp;
 use millrace_core::{
     delivery::{Delivery, Position, Receipt},
     ports::{Capabilities, DeadLetterError, DeadLetters, ReadError, Reader, SettleError, Settler},
@@ -50,6 +51,7 @@ struct State {
 struct Message {
     headers: Headers,
     payload: Bytes,
+    published_at: Timestamp,
     delivered: u32,
     phase: Phase,
 }
@@ -84,11 +86,18 @@ impl MemoryBroker {
 
     /// Publishes a message and returns its sequence.
     pub fn publish(&self, headers: Headers, payload: impl Into<Bytes>) -> u64 {
+        self.publish_at(self.clock.wall(), headers, payload)
+    }
+
+    /// Publishes a message as if it had been published at another time.
+    pub fn publish_at(&self, published_at: Timestamp, headers: Headers, payload: impl Into<Bytes>) -> u64 {
         let mut state = self.state();
         state.next_sequence += 1;
         let sequence = state.next_sequence;
         let phase = Phase::Ready(self.clock.monotonic());
-        state.messages.insert(sequence, Message { headers, payload: payload.into(), delivered: 0, phase });
+        state
+            .messages
+            .insert(sequence, Message { headers, payload: payload.into(), published_at, delivered: 0, phase });
         self.news.notify_one();
         sequence
     }
@@ -153,6 +162,7 @@ impl MemoryBroker {
                     },
                     headers: message.headers.clone(),
                     payload: message.payload.clone(),
+                    published_at: Some(message.published_at),
                     received_at: now,
                 }
             })

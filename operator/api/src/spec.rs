@@ -54,8 +54,14 @@ use crate::status::EventConsumerStatus;
         .message("idempotency.store has no use with mode None: remove it or use mode Claim"),
     validation = Rule::new("!has(self.idempotency.store) || !has(self.idempotency.store.jetStreamKV) || has(self.broker.jetStream)")
         .message("idempotency.store.jetStreamKV needs broker.jetStream: use memory with broker.nats"),
-    validation = Rule::new("has(self.delivery.deadLetter)")
+    validation = Rule::new("self.delivery.onExhausted != 'DeadLetter' || has(self.delivery.deadLetter)")
         .message("delivery.deadLetter must say where dead letters go, for example {subject: dlq.orders}"),
+    validation = Rule::new("self.delivery.onExhausted == 'DeadLetter' || !has(self.delivery.deadLetter)")
+        .message("delivery.deadLetter has no use with onExhausted Pause or Drop: remove it"),
+    validation = Rule::new("self.delivery.onExhausted != 'Pause' || (has(self.broker.jetStream) && self.idempotency.mode == 'Claim' && !(has(self.idempotency.store) && has(self.idempotency.store.memory)))")
+        .message("delivery.onExhausted Pause needs broker.jetStream and claims in jetStreamKV, which keep the event and its attempts"),
+    validation = Rule::new("!has(self.delivery.maxAgeSeconds) || has(self.broker.jetStream)")
+        .message("delivery.maxAgeSeconds needs broker.jetStream: NATS core does not say when an event was published"),
     validation = Rule::new("!has(self.delivery.deadLetter) || !self.subjects.exists(s, self.delivery.deadLetter.subject.matches('^' + s.replace('.', '[.]').replace('*', '[^.]+').replace('>', '.+') + '$'))")
         .message("delivery.deadLetter.subject must not match subjects: dead letters would be consumed again"),
     validation = Rule::new("self.delivery.attemptTimeoutSeconds <= self.drainTimeoutSeconds")

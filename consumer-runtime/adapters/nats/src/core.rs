@@ -87,6 +87,7 @@ impl CoreReader {
             },
             headers: headers_from(message.headers.as_ref()),
             payload: message.payload,
+            published_at: None,
             received_at: self.clock.monotonic(),
         }
     }

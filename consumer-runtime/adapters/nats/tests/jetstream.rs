@@ -45,7 +45,7 @@ fn options() -> JetStreamOptions {
         subjects: vec!["orders.placed".to_owned()],
         initial_position: InitialPosition::All,
         ack_wait: Duration::from_secs(2),
-        dead_letter_subject: "dlq.emails".to_owned(),
+        dead_letter_subject: Some("dlq.emails".to_owned()),
     }
 }
 
@@ -216,7 +216,7 @@ async fn a_set_up_that_cannot_work_says_what_to_do() {
     assert_eq!(reason, TroubleReason::StreamNotFound);
     assert!(message.contains("\"NOPE\""), "{message}");
 
-    let uncovered = JetStreamOptions { dead_letter_subject: "nowhere".to_owned(), ..options() };
+    let uncovered = JetStreamOptions { dead_letter_subject: Some("nowhere".to_owned()), ..options() };
     let (reason, _) = trouble(reachable(), uncovered).await;
     assert_eq!(reason, TroubleReason::DeadLetterStreamNotFound);
 }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use async_nats::{Message, Subscriber};
 use async_trait::async_trait;
 use futures::{FutureExt, StreamExt};
+use jiff::Timestamp;
 use millrace_core::{
     delivery::{Delivery, Position, Receipt},
     health::{Health, Part, Trouble, TroubleReason},
@@ -198,6 +199,7 @@ fn delivery(message: Message, now: millrace_core::time::Monotonic) -> Option<Del
         },
         headers,
         payload: message.payload,
+        published_at: Some(coordinates.published_at),
         received_at: now,
     })
 }
@@ -210,6 +212,7 @@ struct Coordinates {
     stream: String,
     delivered: u32,
     stream_sequence: u64,
+    published_at: Timestamp,
 }
 
 impl Coordinates {
@@ -220,6 +223,8 @@ impl Coordinates {
             stream: (*tokens.first()?).to_owned(),
             delivered: tokens.get(2)?.parse().ok()?,
             stream_sequence: tokens.get(3)?.parse().ok()?,
+            // Nanoseconds since 1970.
+            published_at: Timestamp::from_nanosecond(tokens.get(5)?.parse().ok()?).ok()?,
         })
     }
 }
@@ -230,7 +235,9 @@ mod tests {
 
     #[test]
     fn both_forms_of_the_reply_subject_are_read() {
-        let expected = Some(Coordinates { stream: "ORDERS".to_owned(), delivered: 3, stream_sequence: 100 });
+        let published_at = Timestamp::from_second(1_700_000_000).unwrap();
+        let expected =
+            Some(Coordinates { stream: "ORDERS".to_owned(), delivered: 3, stream_sequence: 100, published_at });
 
         assert_eq!(Coordinates::parse("$JS.ACK.ORDERS.emails.3.100.7.1700000000000000000.42"), expected);
         assert_eq!(Coordinates::parse("$JS.ACK._.hash.ORDERS.emails.3.100.7.1700000000000000000.42.token"), expected);

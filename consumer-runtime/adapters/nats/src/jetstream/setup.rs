@@ -46,7 +46,7 @@ pub struct JetStreamOptions {
     /// How long the server waits for a settlement.
     pub ack_wait: Duration,
     /// The subject of dead letters. A stream must cover it.
-    pub dead_letter_subject: String,
+    pub dead_letter_subject: Option<String>,
 }
 
 /// A source that is ready to be read.
@@ -125,7 +125,7 @@ impl Durable {
     }
 
     async fn check_dead_letter_stream(&self, context: &jetstream::Context) -> Result<(), Trouble> {
-        let subject = &self.options.dead_letter_subject;
+        let Some(subject) = &self.options.dead_letter_subject else { return Ok(()) };
         context.stream_by_subject(subject).await.map(drop).map_err(|error| match error.kind() {
             GetStreamByNameErrorKind::NotFound => {
                 let message = format!("no stream covers the dead-letter subject {subject:?}; create one, so that a dead letter can be confirmed");
