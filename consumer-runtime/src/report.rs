@@ -117,6 +117,7 @@ fn problem((part, trouble): (health::Part, health::Trouble)) -> StatusProblem {
         TroubleReason::Unauthorized => ProblemReason::Unauthorized,
         TroubleReason::SecretMissing => ProblemReason::SecretMissing,
         TroubleReason::SecretInvalid => ProblemReason::SecretInvalid,
+        TroubleReason::TlsFailed => ProblemReason::TlsFailed,
         TroubleReason::StreamNotFound => ProblemReason::StreamNotFound,
         TroubleReason::DeadLetterStreamNotFound => ProblemReason::DeadLetterStreamNotFound,
         TroubleReason::DurableConflict => ProblemReason::DurableConflict,

@@ -19,8 +19,8 @@ use millrace_core::{
 use millrace_engine::{CircuitPolicy, Engine, OnExhausted, Policy, clock::TokioClock, metrics::Metrics};
 use millrace_handlers::{AnalyticsHandler, AnalyticsLimits, EmailHandler, EmailOptions, LogHandler, LogLevel};
 use millrace_nats::{
-    AuthSecret, Connection, ConnectionOptions, CoreDeadLetters, CoreOptions, DeadLetterOptions, InitialPosition,
-    JetStreamDeadLetters, JetStreamOptions, connect, set_up, subscribe,
+    Connection, ConnectionOptions, CoreDeadLetters, CoreOptions, DeadLetterOptions, InitialPosition,
+    JetStreamDeadLetters, JetStreamOptions, MountedSecret, TlsOptions, connect, set_up, subscribe,
 };
 use millrace_store::{BucketOptions, JetStreamKvStore, MemoryStore};
 use prometheus_client::registry::Registry;
@@ -157,14 +157,18 @@ impl Parts {
     }
 
     fn connection_options(&self) -> ConnectionOptions {
-        let auth = self
-            .config
-            .broker
-            .auth_secret_ref()
-            .map(|SecretRef { name }| AuthSecret { name: name.clone(), directory: self.secrets_dir.join("broker") });
+        let broker = &self.config.broker;
+        let mounted = |SecretRef { name }: &SecretRef, folder: &str| MountedSecret {
+            name: name.clone(),
+            directory: self.secrets_dir.join(folder),
+        };
         ConnectionOptions {
-            servers: self.config.broker.servers().to_vec(),
-            auth,
+            servers: broker.servers().to_vec(),
+            auth: broker.auth_secret_ref().map(|secret| mounted(secret, "broker")),
+            tls: broker.tls().map(|tls| TlsOptions {
+                ca: tls.ca_secret_ref.as_ref().map(|secret| mounted(secret, "broker-ca")),
+                client: tls.client_secret_ref.as_ref().map(|secret| mounted(secret, "broker-client")),
+            }),
             name: format!("millrace {}/{}", self.config.consumer.namespace, self.config.consumer.name),
             request_timeout: self.request_timeout(),
             reconnect: self.pauses(),

@@ -2,7 +2,7 @@
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::{Resource as _, ResourceExt as _};
-use millrace_config::{Consumer, Limits, Problem, RuntimeConfig, SecretRef};
+use millrace_config::{Consumer, Limits, Problem, RuntimeConfig};
 use millrace_operator_api::{EventConsumer, PodTemplate};
 
 use crate::error::Error;
@@ -25,18 +25,6 @@ pub struct Valid {
     pub replicas: i32,
     /// Labels, resources and placement of its pods.
     pub template: PodTemplate,
-}
-
-impl Valid {
-    /// The Secret with the broker's credentials.
-    pub fn broker_secret(&self) -> Option<&SecretRef> {
-        self.config.broker.auth_secret_ref()
-    }
-
-    /// The Secret that describes the SMTP server.
-    pub fn smtp_secret(&self) -> Option<&SecretRef> {
-        self.config.handler.email.as_ref().map(|email| &email.smtp_secret_ref)
-    }
 }
 
 /// Checks every rule, those that the API server has checked too: it may have an older CRD.

@@ -41,6 +41,22 @@ fn pod_spec(object: &EventConsumer) -> Value {
 }
 
 #[test]
+fn the_secrets_of_a_tls_connection_are_mounted_where_the_runtime_reads_them() {
+    let mut object = example("log");
+    let tls = json!({"caSecretRef": {"name": "nats-ca"}, "clientSecretRef": {"name": "nats-client"}});
+    object.spec.broker.jet_stream.as_mut().unwrap().tls = serde_json::from_value(tls).unwrap();
+
+    let pod = pod_spec(&object);
+
+    let secrets: Vec<_> =
+        pod["volumes"].as_array().unwrap().iter().map(|volume| &volume["secret"]["secretName"]).collect();
+    assert_eq!(secrets, [&Value::Null, &json!("nats-ca"), &json!("nats-client")]);
+    let mounts = pod["containers"][0]["volumeMounts"].as_array().unwrap();
+    let paths: Vec<_> = mounts.iter().map(|mount| mount["mountPath"].as_str().unwrap()).collect();
+    assert_eq!(paths[1..], ["/etc/millrace/secrets/broker-ca", "/etc/millrace/secrets/broker-client"]);
+}
+
+#[test]
 fn every_example_becomes_a_configuration_that_the_runtime_reads_without_complaint() {
     for name in ["log", "email", "analytics", "nats-core"] {
         let object = example(name);

@@ -52,6 +52,10 @@ pub struct JetStream {
     /// (an nkey seed), `token`, or both `username` and `password`. Without it, the connection is anonymous.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub auth_secret_ref: Option<SecretRef>,
+
+    /// TLS. Without it, TLS is used if the server asks for it, with the authorities that the image trusts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<Tls>,
 }
 
 /// NATS core subjects, shared among the replicas by a queue group.
@@ -71,6 +75,27 @@ pub struct Nats {
     /// (an nkey seed), `token`, or both `username` and `password`. Without it, the connection is anonymous.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub auth_secret_ref: Option<SecretRef>,
+
+    /// TLS. Without it, TLS is used if the server asks for it, with the authorities that the image trusts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<Tls>,
+}
+
+/// TLS of a connection. With this block, empty or not, a server without TLS is refused. Certificates that are rotated are
+/// used from the next connection on.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase", default)]
+pub struct Tls {
+    /// Secret in the same namespace with the authorities that are trusted: PEM under the key `ca.crt`. Without it, those
+    /// that the image trusts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca_secret_ref: Option<SecretRef>,
+
+    /// Secret in the same namespace with the certificate and key that the server asks for: PEM under the keys `tls.crt`
+    /// and `tls.key`, as in Secrets of the type `kubernetes.io/tls`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_secret_ref: Option<SecretRef>,
 }
 
 /// A Secret in the namespace of the object that names it.
@@ -109,6 +134,15 @@ impl Broker {
         match (&self.jet_stream, &self.nats) {
             (Some(jet_stream), _) => jet_stream.auth_secret_ref.as_ref(),
             (None, Some(nats)) => nats.auth_secret_ref.as_ref(),
+            (None, None) => None,
+        }
+    }
+
+    /// The TLS settings of whichever broker is set.
+    pub fn tls(&self) -> Option<&Tls> {
+        match (&self.jet_stream, &self.nats) {
+            (Some(jet_stream), _) => jet_stream.tls.as_ref(),
+            (None, Some(nats)) => nats.tls.as_ref(),
             (None, None) => None,
         }
     }

@@ -17,7 +17,7 @@ mod runtime;
 pub mod status;
 mod validate;
 
-pub use broker::{Broker, InitialPosition, JetStream, Nats, SecretRef};
+pub use broker::{Broker, InitialPosition, JetStream, Nats, SecretRef, Tls};
 pub use delivery::{Backoff, CircuitBreaker, DeadLetter, Delivery, OnExhausted, RateLimit};
 pub use handler::{Analytics, Email, Handler, Log, LogLevel};
 pub use idempotency::{Idempotency, IdempotencyMode, JetStreamKv, Memory, Store};

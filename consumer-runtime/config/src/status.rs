@@ -85,6 +85,8 @@ pub enum ProblemReason {
     SecretMissing,
     /// The Secret is there, and what it holds cannot be used.
     SecretInvalid,
+    /// The two sides do not trust each other's certificates.
+    TlsFailed,
     /// The stream does not exist.
     StreamNotFound,
     /// No stream covers the dead-letter subject.
@@ -110,6 +112,7 @@ impl ProblemReason {
             Self::Unauthorized => "Unauthorized",
             Self::SecretMissing => "SecretMissing",
             Self::SecretInvalid => "SecretInvalid",
+            Self::TlsFailed => "TlsFailed",
             Self::StreamNotFound => "StreamNotFound",
             Self::DeadLetterStreamNotFound => "DeadLetterStreamNotFound",
             Self::DurableConflict => "DurableConflict",
@@ -127,6 +130,7 @@ impl ProblemReason {
             Self::Unauthorized
             | Self::SecretMissing
             | Self::SecretInvalid
+            | Self::TlsFailed
             | Self::StreamNotFound
             | Self::DeadLetterStreamNotFound
             | Self::DurableConflict

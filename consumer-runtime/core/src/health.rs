@@ -31,6 +31,8 @@ pub enum TroubleReason {
     SecretMissing,
     /// A Secret is there, and what it holds cannot be used.
     SecretInvalid,
+    /// The two sides do not trust each other's certificates.
+    TlsFailed,
     /// The stream does not exist.
     StreamNotFound,
     /// No stream covers the dead-letter subject.

@@ -29,7 +29,7 @@ pub struct NatsServerOptions {
     /// User and password that it asks for.
     pub user: Option<(&'static str, &'static str)>,
     /// Lines for its configuration file.
-    pub config: &'static str,
+    pub config: String,
 }
 
 impl NatsServer {
@@ -78,7 +78,7 @@ impl NatsServer {
     pub async fn restart(&mut self) {
         self.kill();
         let config = self.data.path().join("server.conf");
-        std::fs::write(&config, self.options.config).unwrap();
+        std::fs::write(&config, &self.options.config).unwrap();
         let mut command = Command::new(binary());
         let port = if self.port == 0 { "-1".to_owned() } else { self.port.to_string() };
         command.arg("--ports_file_dir").arg(self.data.path());

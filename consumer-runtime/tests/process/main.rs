@@ -3,5 +3,6 @@
 
 mod broker;
 mod email;
+mod give_up;
 mod stop;
 mod support;

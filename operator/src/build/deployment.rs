@@ -156,9 +156,15 @@ fn resources(valid: &Valid) -> ResourceRequirements {
 
 /// The Secrets of a consumer, with the folder that each is mounted at.
 fn secrets(valid: &Valid) -> impl Iterator<Item = (&'static str, &SecretRef)> {
-    [("broker", valid.broker_secret()), ("smtp", valid.smtp_secret())]
-        .into_iter()
-        .filter_map(|(folder, secret)| secret.map(|secret| (folder, secret)))
+    let tls = valid.config.broker.tls();
+    [
+        ("broker", valid.config.broker.auth_secret_ref()),
+        ("broker-ca", tls.and_then(|tls| tls.ca_secret_ref.as_ref())),
+        ("broker-client", tls.and_then(|tls| tls.client_secret_ref.as_ref())),
+        ("smtp", valid.config.handler.email.as_ref().map(|email| &email.smtp_secret_ref)),
+    ]
+    .into_iter()
+    .filter_map(|(folder, secret)| secret.map(|secret| (folder, secret)))
 }
 
 fn volumes(valid: &Valid) -> Vec<Volume> {

@@ -14,7 +14,7 @@ use millrace_core::{
 use tokio::sync::watch;
 use tracing::{info, warn};
 
-use crate::credentials::AuthSecret;
+use crate::{credentials, secret::MountedSecret, tls, tls::TlsOptions};
 
 /// How to connect.
 #[derive(Clone, Debug)]
@@ -22,7 +22,9 @@ pub struct ConnectionOptions {
     /// URLs of the servers.
     pub servers: Vec<String>,
     /// Where the credentials are, `None` for an anonymous connection.
-    pub auth: Option<AuthSecret>,
+    pub auth: Option<MountedSecret>,
+    /// TLS, `None` where the server decides by itself and its certificate must be one that the system trusts.
+    pub tls: Option<TlsOptions>,
     /// Name of the connection, shown by the server.
     pub name: String,
     /// The time that one request may take.
@@ -97,7 +99,10 @@ pub async fn connect(options: &ConnectionOptions, health: &Arc<Health>) -> Resul
             std::future::ready(())
         });
     if let Some(auth) = &options.auth {
-        connect_options = auth.apply(connect_options)?;
+        connect_options = credentials::apply(auth, connect_options)?;
+    }
+    if let Some(tls) = &options.tls {
+        connect_options = tls.apply(connect_options)?;
     }
     let client = connect_options.connect(options.servers.as_slice()).await.map_err(|error| trouble(options, &error))?;
     // The first connection is no news to whoever uses it.
@@ -139,6 +144,12 @@ fn on_event(event: &Event, generation: &watch::Sender<u64>, health: &Health, ref
 
 fn trouble(options: &ConnectionOptions, error: &async_nats::ConnectError) -> Trouble {
     let servers = options.servers.join(", ");
+    if let Some(objection) = tls::objection(error) {
+        let message = format!(
+            "TLS with {servers} fails: {objection}; check broker tls, its Secrets, and the server's certificate"
+        );
+        return Trouble::new(TroubleReason::TlsFailed, message);
+    }
     match error.kind() {
         ConnectErrorKind::Authentication | ConnectErrorKind::AuthorizationViolation => Trouble::new(
             TroubleReason::Unauthorized,

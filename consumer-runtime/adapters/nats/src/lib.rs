@@ -6,11 +6,12 @@ mod core;
 mod credentials;
 mod dead_letters;
 mod jetstream;
+mod secret;
+mod tls;
 
 pub use crate::{
     connection::{Connection, ConnectionOptions, connect},
     core::{CoreOptions, CoreReader, CoreSettler, subscribe},
-    credentials::AuthSecret,
     dead_letters::{CoreDeadLetters, DeadLetterOptions, JetStreamDeadLetters},
     jetstream::{
         lag::LagProbe,
@@ -18,4 +19,6 @@ pub use crate::{
         settler::JetStreamSettler,
         setup::{InitialPosition, JetStreamOptions, JetStreamSource, set_up},
     },
+    secret::MountedSecret,
+    tls::TlsOptions,
 };

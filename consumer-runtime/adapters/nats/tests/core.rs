@@ -46,6 +46,7 @@ async fn the_source_keeps_the_contract() {
     let options = ConnectionOptions {
         servers: vec![server.url()],
         auth: None,
+        tls: None,
         name: "test".to_owned(),
         request_timeout: Duration::from_secs(1),
         reconnect: Backoff { initial: Duration::from_millis(50), max: Duration::from_secs(1), jitter_percent: 0 },

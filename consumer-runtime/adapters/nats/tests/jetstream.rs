@@ -16,8 +16,8 @@ use millrace_core::{
 };
 use millrace_events::{BrokerKind, DeadLetter, Headers, Origin, Reason};
 use millrace_nats::{
-    AuthSecret, Connection, ConnectionOptions, DeadLetterOptions, InitialPosition, JetStreamDeadLetters,
-    JetStreamOptions, connect, set_up,
+    Connection, ConnectionOptions, DeadLetterOptions, InitialPosition, JetStreamDeadLetters, JetStreamOptions,
+    MountedSecret, connect, set_up,
 };
 use millrace_testkit::{
     clock::WallClock,
@@ -28,10 +28,11 @@ use millrace_testkit::{
 const PAUSES: Backoff =
     Backoff { initial: Duration::from_millis(50), max: Duration::from_millis(500), jitter_percent: 20 };
 
-fn connection_options(url: String, auth: Option<AuthSecret>) -> ConnectionOptions {
+fn connection_options(url: String, auth: Option<MountedSecret>) -> ConnectionOptions {
     ConnectionOptions {
         servers: vec![url],
         auth,
+        tls: None,
         name: "test".to_owned(),
         request_timeout: Duration::from_secs(1),
         reconnect: PAUSES,
@@ -230,7 +231,7 @@ async fn credentials_that_are_missing_or_wrong_are_told_apart() {
     })
     .await;
     let mount = std::env::temp_dir().join(format!("millrace-secret-{}", std::process::id()));
-    let secret = AuthSecret { name: "nats-creds".to_owned(), directory: mount.clone() };
+    let secret = MountedSecret { name: "nats-creds".to_owned(), directory: mount.clone() };
     let with_secret = || connection_options(server.url(), Some(secret.clone()));
 
     let (reason, message) = trouble(connection_options(server.url(), None), options()).await;
