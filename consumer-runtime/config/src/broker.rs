@@ -49,7 +49,8 @@ pub struct JetStream {
     pub ack_wait_seconds: u32,
 
     /// Secret in the same namespace with the credentials: one of the keys `creds` (a NATS credentials file), `nkey`
-    /// (an nkey seed), `token`, or both `username` and `password`. Without it, the connection is anonymous.
+    /// (an nkey seed), `token`, or both `username` and `password`. Without it, the connection is anonymous. What is rotated
+    /// is used from the next connection on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub auth_secret_ref: Option<SecretRef>,
 
@@ -72,7 +73,8 @@ pub struct Nats {
     pub servers: Vec<String>,
 
     /// Secret in the same namespace with the credentials: one of the keys `creds` (a NATS credentials file), `nkey`
-    /// (an nkey seed), `token`, or both `username` and `password`. Without it, the connection is anonymous.
+    /// (an nkey seed), `token`, or both `username` and `password`. Without it, the connection is anonymous. What is rotated
+    /// is used from the next connection on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub auth_secret_ref: Option<SecretRef>,
 

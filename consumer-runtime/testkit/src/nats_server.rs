@@ -47,6 +47,11 @@ impl NatsServer {
         server
     }
 
+    /// From the next start on it has these lines in its configuration file.
+    pub fn configure(&mut self, config: String) {
+        self.options.config = config;
+    }
+
     /// The URL to connect to.
     pub fn url(&self) -> String {
         format!("nats://127.0.0.1:{}", self.port)

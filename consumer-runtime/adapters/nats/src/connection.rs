@@ -84,7 +84,11 @@ pub async fn connect(options: &ConnectionOptions, health: &Arc<Health>) -> Resul
     let (generation_sender, mut generation) = watch::channel(0);
     let refusal = Arc::new(Mutex::new(None));
     let (reconnect, health, seen_refusal) = (options.reconnect, Arc::clone(health), Arc::clone(&refusal));
-    let mut connect_options = ConnectOptions::new()
+    let connect_options = match &options.auth {
+        Some(auth) => credentials::options(auth)?,
+        None => ConnectOptions::new(),
+    };
+    let mut connect_options = connect_options
         .name(&options.name)
         .connection_timeout(options.request_timeout)
         .request_timeout(Some(options.request_timeout))
@@ -98,9 +102,6 @@ pub async fn connect(options: &ConnectionOptions, health: &Arc<Health>) -> Resul
             on_event(&event, &generation_sender, &health, &seen_refusal);
             std::future::ready(())
         });
-    if let Some(auth) = &options.auth {
-        connect_options = credentials::apply(auth, connect_options)?;
-    }
     if let Some(tls) = &options.tls {
         connect_options = tls.apply(connect_options)?;
     }
