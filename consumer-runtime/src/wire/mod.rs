@@ -1,0 +1,138 @@
+//! Turns a configuration into parts that work together. The only place that names every adapter.
+
+mod handler;
+mod nats;
+mod policy;
+mod store;
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use millrace_config::{RuntimeConfig, status::DeliveryGuarantee};
+use millrace_core::{
+    backoff::Backoff,
+    health::{Health, Part, Trouble},
+    ports::{Handler, IdempotencyStore, Reader, Settler},
+    time::Clock,
+};
+use millrace_engine::{Engine, OnExhausted, clock::TokioClock, metrics::Metrics};
+use millrace_handlers::AnalyticsHandler;
+use prometheus_client::registry::Registry;
+use tracing::warn;
+
+use crate::report::Reporter;
+
+/// Everything that can be made without a network.
+pub(crate) struct Parts {
+    config: RuntimeConfig,
+    secrets_dir: PathBuf,
+    clock: Arc<dyn Clock>,
+    handler: Arc<dyn Handler>,
+    registry: Arc<Registry>,
+    pub(crate) analytics: Option<AnalyticsHandler>,
+    pub(crate) health: Arc<Health>,
+    pub(crate) metrics: Metrics,
+}
+
+/// What a broker and a store come to once they are connected.
+struct Connected {
+    reader: Box<dyn Reader>,
+    settler: Arc<dyn Settler>,
+    on_exhausted: OnExhausted,
+    store: Option<Arc<dyn IdempotencyStore>>,
+}
+
+impl Parts {
+    /// Makes the parts that a valid configuration names.
+    pub(crate) fn new(config: RuntimeConfig, secrets_dir: PathBuf) -> Result<Self, String> {
+        let metrics = Metrics::default();
+        let mut registry = Registry::default();
+        metrics.register(&mut registry);
+        let (handler, analytics) = handler::handler(&config, &secrets_dir)?;
+        if let Some(analytics) = &analytics {
+            analytics.register(&mut registry);
+        }
+        let store = config.store().map(|_| Part::Store);
+        let parts = [Part::Broker, Part::Handler].into_iter().chain(store);
+        Ok(Self {
+            secrets_dir,
+            clock: Arc::new(TokioClock::start()),
+            handler,
+            registry: Arc::new(registry),
+            analytics,
+            health: Arc::new(Health::starting(parts)),
+            metrics,
+            config,
+        })
+    }
+
+    pub(crate) fn registry(&self) -> Arc<Registry> {
+        Arc::clone(&self.registry)
+    }
+
+    /// What broker, store and handler together promise.
+    pub(crate) fn delivery_guarantee(&self) -> DeliveryGuarantee {
+        if self.config.broker.jet_stream.is_some() {
+            DeliveryGuarantee::AtLeastOnce
+        } else {
+            DeliveryGuarantee::AtMostOnce
+        }
+    }
+
+    /// Connects everything, with patience, and returns an engine that is ready to run. What does not work meanwhile is
+    /// in the health.
+    pub(crate) async fn connect(self, reporter: &Reporter) -> Engine {
+        // Events are taken when the handler works too: none is to fail for a Secret that is not there yet.
+        let (connected, ()) = tokio::join!(self.connect_nats(reporter), self.check_handler());
+        Engine {
+            policy: policy::policy(&self.config),
+            reader: connected.reader,
+            settler: connected.settler,
+            store: connected.store,
+            handler: self.handler,
+            on_exhausted: connected.on_exhausted,
+            clock: self.clock,
+            health: self.health,
+            metrics: self.metrics,
+        }
+    }
+
+    fn request_timeout(&self) -> Duration {
+        Duration::from_millis(self.config.limits.request_milliseconds.into())
+    }
+
+    async fn check_handler(&self) {
+        self.until_it_works(Part::Handler, || self.handler.check()).await;
+        self.health.works(Part::Handler);
+    }
+
+    /// Tries again and again until it works, and tells the health about each failure.
+    async fn until_it_works<T, F: Future<Output = Result<T, Trouble>>>(
+        &self,
+        part: Part,
+        attempt: impl Fn() -> F,
+    ) -> T {
+        let mut failures = 0;
+        loop {
+            match attempt().await {
+                Ok(made) => return made,
+                Err(trouble) => {
+                    failures += 1;
+                    if self.health.fails(part, trouble.clone()) {
+                        warn!(?part, reason = ?trouble.reason, message = trouble.message, "not ready");
+                    }
+                    tokio::time::sleep(pauses(&self.config).delay(failures, u64::from(failures))).await;
+                }
+            }
+        }
+    }
+}
+
+fn seconds(seconds: u32) -> Duration {
+    Duration::from_secs(seconds.into())
+}
+
+/// The pauses between two attempts to reach what does not answer.
+fn pauses(config: &RuntimeConfig) -> Backoff {
+    let max = Duration::from_millis(config.limits.reconnect_milliseconds.into());
+    Backoff { initial: Duration::from_millis(100).min(max), max, jitter_percent: 20 }
+}

@@ -1,0 +1,111 @@
+//! NATS: the connection, the two sources, and their dead letters.
+
+use std::sync::Arc;
+
+use millrace_config::{
+    InitialPosition as ConfiguredPosition, JetStream, OnExhausted as ConfiguredOnExhausted, SecretRef,
+};
+use millrace_core::{
+    health::Part,
+    ports::{DeadLetters, Reader, Settler},
+};
+use millrace_engine::OnExhausted;
+use millrace_nats::{
+    Connection, ConnectionOptions, CoreDeadLetters, CoreOptions, DeadLetterOptions, InitialPosition,
+    JetStreamDeadLetters, JetStreamOptions, MountedSecret, TlsOptions, connect, set_up, subscribe,
+};
+
+use crate::{
+    report::Reporter,
+    wire::{Connected, Parts, pauses, seconds},
+};
+
+/// Where deliveries come from and go back to.
+struct Source {
+    reader: Box<dyn Reader>,
+    settler: Arc<dyn Settler>,
+    on_exhausted: OnExhausted,
+}
+
+impl Parts {
+    pub(super) async fn connect_nats(&self, reporter: &Reporter) -> Connected {
+        let options = self.connection_options();
+        let connection = self.until_it_works(Part::Broker, || connect(&options, &self.health)).await;
+        let store = self.open_store(&connection).await;
+        let Source { reader, settler, on_exhausted } = self.open_source(&connection, reporter).await;
+        Connected { reader, settler, on_exhausted, store }
+    }
+
+    fn connection_options(&self) -> ConnectionOptions {
+        let broker = &self.config.broker;
+        let mounted = |SecretRef { name }: &SecretRef, folder: &str| MountedSecret {
+            name: name.clone(),
+            directory: self.secrets_dir.join(folder),
+        };
+        ConnectionOptions {
+            servers: broker.servers().to_vec(),
+            auth: broker.auth_secret_ref().map(|secret| mounted(secret, "broker")),
+            tls: broker.tls().map(|tls| TlsOptions {
+                ca: tls.ca_secret_ref.as_ref().map(|secret| mounted(secret, "broker-ca")),
+                client: tls.client_secret_ref.as_ref().map(|secret| mounted(secret, "broker-client")),
+            }),
+            name: format!("millrace {}/{}", self.config.consumer.namespace, self.config.consumer.name),
+            request_timeout: self.request_timeout(),
+            reconnect: pauses(&self.config),
+        }
+    }
+
+    async fn open_source(&self, connection: &Connection, reporter: &Reporter) -> Source {
+        if let Some(jet_stream) = &self.config.broker.jet_stream {
+            let options = self.jet_stream_options(jet_stream);
+            let setting_up = || set_up(connection, &options, &self.clock, &self.health);
+            let source = self.until_it_works(Part::Broker, setting_up).await;
+            reporter.lag_from(source.lag);
+            return Source {
+                reader: Box::new(source.reader),
+                settler: Arc::new(source.settler),
+                on_exhausted: self
+                    .on_exhausted(|options| Arc::new(JetStreamDeadLetters::new(connection.clone(), options))),
+            };
+        }
+        let options = CoreOptions { subjects: self.config.subjects.clone(), queue_group: self.config.queue_group() };
+        let subscribing = || subscribe(connection, &options, &self.clock, &self.health);
+        let (reader, settler) = self.until_it_works(Part::Broker, subscribing).await;
+        Source {
+            reader: Box::new(reader),
+            settler: Arc::new(settler),
+            on_exhausted: self.on_exhausted(|options| Arc::new(CoreDeadLetters::new(connection.clone(), options))),
+        }
+    }
+
+    fn dead_letter_options(&self) -> DeadLetterOptions {
+        let dead_letter = self.config.delivery.dead_letter.as_ref();
+        DeadLetterOptions {
+            subject: dead_letter.map(|dead_letter| dead_letter.subject.clone()).unwrap_or_default(),
+            max_bytes: dead_letter
+                .map_or(0, |dead_letter| usize::try_from(dead_letter.max_payload_bytes).unwrap_or(usize::MAX)),
+        }
+    }
+
+    fn on_exhausted(&self, dead_letters: impl FnOnce(DeadLetterOptions) -> Arc<dyn DeadLetters>) -> OnExhausted {
+        match self.config.delivery.on_exhausted {
+            ConfiguredOnExhausted::DeadLetter => OnExhausted::DeadLetter(dead_letters(self.dead_letter_options())),
+            ConfiguredOnExhausted::Pause => OnExhausted::Pause,
+            ConfiguredOnExhausted::Drop => OnExhausted::Drop,
+        }
+    }
+
+    fn jet_stream_options(&self, jet_stream: &JetStream) -> JetStreamOptions {
+        JetStreamOptions {
+            stream: jet_stream.stream.clone(),
+            durable: self.config.queue_group(),
+            subjects: self.config.subjects.clone(),
+            initial_position: match jet_stream.initial_position {
+                ConfiguredPosition::All => InitialPosition::All,
+                ConfiguredPosition::New => InitialPosition::New,
+            },
+            ack_wait: seconds(jet_stream.ack_wait_seconds),
+            dead_letter_subject: self.config.delivery.dead_letter.as_ref().map(|letter| letter.subject.clone()),
+        }
+    }
+}
