@@ -8,10 +8,12 @@ use std::{
 use millrace_config::status::{
     AnalyticsReport, DeliveryGuarantee, Lag, Part, Phase, ProblemReason, StatusProblem, StatusReport, Totals,
 };
-use millrace_core::health::{self, Health, TroubleReason};
+use millrace_core::{
+    health::{self, Health, TroubleReason},
+    ports::LagProbe,
+};
 use millrace_engine::metrics::Metrics;
 use millrace_handlers::{AnalyticsHandler, AnalyticsTotals};
-use millrace_nats::LagProbe;
 
 use crate::wire::Parts;
 
@@ -25,7 +27,7 @@ pub(crate) struct Reporter {
     health: Arc<Health>,
     metrics: Metrics,
     analytics: Option<AnalyticsHandler>,
-    lag: OnceLock<LagProbe>,
+    lag: OnceLock<Box<dyn LagProbe>>,
 }
 
 impl Reporter {
@@ -41,7 +43,7 @@ impl Reporter {
     }
 
     /// From now on the lag can be told.
-    pub(crate) fn lag_from(&self, probe: LagProbe) {
+    pub(crate) fn lag_from(&self, probe: Box<dyn LagProbe>) {
         self.lag.get_or_init(|| probe);
     }
 

@@ -113,6 +113,7 @@ impl Breaker {
 fn verdict(outcome: &Outcome) -> Option<bool> {
     match outcome {
         Outcome::Done => Some(true),
+        Outcome::Fenced => None,
         Outcome::Failed(failure) => match failure.class {
             FailureClass::Retryable => Some(false),
             FailureClass::Permanent(_) => None,

@@ -18,6 +18,8 @@ pub enum Next {
     RetryAfter(Duration),
     /// Give the event up.
     GiveUp(Reason),
+    /// Somebody else has the event: leave it to them.
+    Leave,
 }
 
 /// What to do after attempt number `attempt` (the first is 1) ended with `outcome`.
@@ -26,6 +28,7 @@ pub enum Next {
 pub fn decide(outcome: &Outcome, attempt: u32, left: Option<Duration>, policy: &RetryPolicy, entropy: u64) -> Next {
     let failure = match outcome {
         Outcome::Done => return Next::Complete,
+        Outcome::Fenced => return Next::Leave,
         Outcome::Failed(failure) => failure,
     };
     match failure.class {

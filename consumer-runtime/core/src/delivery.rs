@@ -31,6 +31,8 @@ pub struct Delivery {
     pub headers: Headers,
     /// Its payload, as received.
     pub payload: Bytes,
+    /// The key that its publisher gave it, on brokers that have one.
+    pub key: Option<Bytes>,
     /// When the broker took it in, by the broker's clock; `None` where it does not say.
     pub published_at: Option<Timestamp>,
     /// When this process received it.
@@ -40,8 +42,9 @@ pub struct Delivery {
 impl Delivery {
     /// Bytes that this delivery counts for in the window.
     pub fn size(&self) -> usize {
-        self.headers
-            .iter()
-            .fold(self.payload.len(), |size, (name, value)| size.saturating_add(name.len()).saturating_add(value.len()))
+        let key = self.key.as_ref().map_or(0, Bytes::len);
+        self.headers.iter().fold(self.payload.len().saturating_add(key), |size, (name, value)| {
+            size.saturating_add(name.len()).saturating_add(value.len())
+        })
     }
 }

@@ -11,6 +11,8 @@ pub enum Outcome {
     Done,
     /// The handler did not succeed.
     Failed(Failure),
+    /// The claim was taken over while the handler was at work, and what it did was rolled back.
+    Fenced,
 }
 
 /// Why an attempt failed, and what that means for the next one.

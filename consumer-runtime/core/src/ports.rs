@@ -38,16 +38,42 @@ pub trait Settler: Send + Sync {
     /// Returns when the broker has received everything sent so far.
     async fn flush(&self) -> Result<(), SettleError>;
 
-    /// What the broker can do.
-    fn capabilities(&self) -> Capabilities;
+    /// Whether this process still owns what the receipt is for. Some brokers take deliveries back from a process that
+    /// lives, to give them to another.
+    fn owns(&self, _receipt: &Receipt) -> bool {
+        true
+    }
+
+    /// What the broker does with a delivery that is not settled as done.
+    fn redelivery(&self) -> Redelivery;
 }
 
-/// What a broker can do. The engine asks this and never which broker it is.
+/// What a broker does with a delivery that is not settled as done. The engine asks this and never which broker it is.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Capabilities {
-    /// How long it waits for a settlement before it delivers again; `None` when it never delivers again. Then a retry
-    /// waits in this process.
-    pub ack_wait: Option<Duration>,
+pub enum Redelivery {
+    /// It delivers it again: by itself after this time, the ack wait, or when it is asked to. It counts deliveries.
+    AfterAckWait(Duration),
+    /// It delivers it again to whoever reads after this process. Until then a retry waits here.
+    ToTheNextReader,
+    /// It has forgotten it. A retry waits here.
+    Never,
+}
+
+impl Redelivery {
+    /// The time that the broker waits for a settlement, `None` where it waits for none.
+    pub fn ack_wait(self) -> Option<Duration> {
+        match self {
+            Self::AfterAckWait(ack_wait) => Some(ack_wait),
+            Self::ToTheNextReader | Self::Never => None,
+        }
+    }
+}
+
+/// Tells what waits at the broker.
+#[async_trait]
+pub trait LagProbe: Send + Sync {
+    /// Events of this consumer that no process has taken yet; `None` while that is not known.
+    async fn pending(&self) -> Option<u64>;
 }
 
 /// Where dead letters go.
@@ -110,17 +136,33 @@ impl Claimed {
 #[async_trait]
 pub trait Handler: Send + Sync {
     /// Handles an event. The engine cuts the call at the attempt timeout.
-    async fn call(&self, event: &Event, context: &Context) -> Outcome;
+    async fn call(&self, event: &Event, context: &Context<'_>) -> Outcome;
 
     /// Checks what the handler needs, before the first event and while it is in trouble.
     async fn check(&self) -> Result<(), Trouble>;
+
+    /// Whether a call that ends as `Done` has recorded the event as done too, in the transaction of its effect.
+    fn records(&self) -> bool {
+        false
+    }
 }
 
 /// What a handler is told beside the event.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Context {
+#[derive(Clone, Copy, Debug)]
+pub struct Context<'a> {
     /// The number of this attempt. The first is 1.
     pub attempt: u32,
+    /// The claim that this attempt is made with; `None` where none is kept.
+    pub hold: Option<&'a Hold>,
+}
+
+/// A claim that is held, with the key that it is held under.
+#[derive(Clone, Debug)]
+pub struct Hold {
+    /// What the event is known by.
+    pub key: Key,
+    /// The claim.
+    pub claimed: Claimed,
 }
 
 /// A source that cannot be read for now.

@@ -3,15 +3,18 @@
 use std::{any::Any, panic::AssertUnwindSafe};
 
 use futures::FutureExt;
-use millrace_core::{outcome::Outcome, ports::Context};
+use millrace_core::{
+    outcome::Outcome,
+    ports::{Context, Hold},
+};
 use millrace_events::Event;
 
 use crate::shared::Shared;
 
 /// Calls the handler once.
-pub(crate) async fn attempt(shared: &Shared, event: &Event, number: u32) -> Outcome {
+pub(crate) async fn attempt(shared: &Shared, event: &Event, number: u32, hold: Option<&Hold>) -> Outcome {
     let started = shared.clock.monotonic();
-    let context = Context { attempt: number };
+    let context = Context { attempt: number, hold };
     let call = AssertUnwindSafe(shared.handler.call(event, &context)).catch_unwind();
     let outcome = match tokio::time::timeout(shared.policy.attempt_timeout, call).await {
         Ok(Ok(outcome)) => outcome,

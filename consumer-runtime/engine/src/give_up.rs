@@ -8,14 +8,13 @@ use millrace_core::{
     delivery::Delivery,
     health::{Part, Trouble, TroubleReason},
     outcome::Effect,
-    ports::DeadLetters,
+    ports::{DeadLetters, Hold},
     settle::Settlement,
 };
 use millrace_events::{DeadLetter, Reason};
 use tracing::{error, warn};
 
 use crate::{
-    line::Hold,
     record::{Recorded, record},
     shared::Shared,
 };

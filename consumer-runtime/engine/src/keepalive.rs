@@ -10,7 +10,7 @@ use crate::shared::Shared;
 /// Extends what is held every third of the ack wait, for as long as it runs. Returns at once where the broker waits
 /// for no settlement.
 pub(crate) async fn keep_alive(shared: Arc<Shared>) {
-    let Some(ack_wait) = shared.settler.capabilities().ack_wait else {
+    let Some(ack_wait) = shared.settler.redelivery().ack_wait() else {
         return;
     };
     // Often enough that an extension is late by at most a twelfth of the ack wait.

@@ -8,7 +8,7 @@ use millrace_core::{
     delivery::Delivery,
     key::{Key, fingerprint},
     outcome::{Effect, Outcome},
-    ports::{Claim, Claimed, StoreError},
+    ports::{Claim, Hold, StoreError},
     routing::Route,
     settle::Settlement,
 };
@@ -23,13 +23,6 @@ use crate::{
     shared::Shared,
 };
 
-/// A claim that is held, with the key that it is held under.
-#[derive(Debug)]
-pub(crate) struct Hold {
-    pub(crate) key: Key,
-    pub(crate) claimed: Claimed,
-}
-
 /// Carries one delivery through, and ends it.
 ///
 /// The steps are those of `ARCHITECTURE.md`; 1 (intake) and 2 (register) are in [`crate::intake`].
@@ -41,6 +34,10 @@ pub(crate) async fn carry(shared: &Shared, delivery: Delivery, retries: &async_c
 
 /// What the broker is to be told about a delivery; nothing where the claim went to somebody else.
 async fn settlement_of(shared: &Shared, delivery: &Delivery) -> Option<Settlement> {
+    if !shared.settler.owns(&delivery.receipt) {
+        shared.metrics.taken_back.inc();
+        return Some(Settlement::RetryAfter(Duration::ZERO));
+    }
     // 3 decode
     let event = match decode(shared, delivery) {
         Ok(event) => event,
@@ -93,7 +90,7 @@ async fn settlement_of(shared: &Shared, delivery: &Delivery) -> Option<Settlemen
     }
     // 6 handle
     turn.start();
-    let outcome = attempt(shared, &event, number).await;
+    let outcome = attempt(shared, &event, number, hold.as_ref()).await;
     // 7 decide
     let spent = leave.end(event.id.as_str(), &outcome);
     let next = if outcome.is_retryable() && !spent {
@@ -109,11 +106,16 @@ async fn settlement_of(shared: &Shared, delivery: &Delivery) -> Option<Settlemen
     match (next, outcome) {
         (Next::Complete, _) => {
             shared.metrics.handled.inc();
-            done(shared, hold).await
+            if shared.handler.records() { Some(Settlement::Done) } else { done(shared, hold).await }
         }
         (Next::RetryAfter(delay), outcome) => Some(retry(shared, &event, hold, &outcome, spent, delay).await),
         (Next::GiveUp(reason), outcome) => {
             give_up(shared, delivery, hold, GivenUp::new(reason, error_of(&outcome), number)).await
+        }
+        (Next::Leave, _) => {
+            shared.metrics.fenced.inc();
+            warn!(event_id = %event.id, "the claim was taken over: the effect is rolled back");
+            None
         }
     }
 }
@@ -179,7 +181,7 @@ async fn claim(shared: &Shared, delivery: &Delivery, event: &Event) -> Admission
 /// broker's is the only one that has seen earlier processes.
 fn attempt_number(shared: &Shared, delivery: &Delivery, hold: Option<&Hold>) -> u32 {
     let durable = shared.store.as_ref().is_some_and(|store| store.is_durable());
-    let broker_counts = shared.settler.capabilities().ack_wait.is_some();
+    let broker_counts = shared.settler.redelivery().ack_wait().is_some();
     match hold {
         Some(hold) if durable || !broker_counts => hold.claimed.record.attempts,
         _ => delivery.delivered_count,
@@ -213,7 +215,7 @@ async fn retry(
     if let Some(hold) = hold {
         let effect = match outcome {
             Outcome::Failed(failure) => failure.effect,
-            Outcome::Done => Effect::None,
+            Outcome::Done | Outcome::Fenced => Effect::None,
         };
         let released = hold.claimed.record.released(effect, shared.clock.wall());
         let released = if spent { released } else { released.unspent() };
@@ -225,7 +227,7 @@ async fn retry(
 
 fn error_of(outcome: &Outcome) -> &str {
     match outcome {
-        Outcome::Done => "",
+        Outcome::Done | Outcome::Fenced => "",
         Outcome::Failed(failure) => &failure.error,
     }
 }

@@ -24,6 +24,7 @@ pub struct Metrics {
     pub(crate) fenced: Counter,
     pub(crate) unconfirmed_settlements: Counter,
     pub(crate) handed_back: Counter,
+    pub(crate) taken_back: Counter,
     pub(crate) lost: Counter,
     pub(crate) circuit_openings: Counter,
     pub(crate) circuit_open: Gauge,
@@ -81,6 +82,7 @@ impl Default for Metrics {
             fenced: Counter::default(),
             unconfirmed_settlements: Counter::default(),
             handed_back: Counter::default(),
+            taken_back: Counter::default(),
             lost: Counter::default(),
             circuit_openings: Counter::default(),
             circuit_open: Gauge::default(),
@@ -112,6 +114,7 @@ impl Metrics {
             ("fenced", "Records refused because another process had taken the claim over", &self.fenced),
             ("unconfirmed_settlements", "Settlements that the broker did not confirm", &self.unconfirmed_settlements),
             ("handed_back", "Deliveries handed back unstarted at a drain", &self.handed_back),
+            ("taken_back", "Deliveries left to another process because the broker took them back", &self.taken_back),
             ("circuit_openings", "Times that the circuit breaker has opened", &self.circuit_openings),
             ("lost", "Deliveries given up at a drain that the broker will not deliver again", &self.lost),
         ] {

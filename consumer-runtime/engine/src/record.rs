@@ -1,9 +1,12 @@
 //! Recording how a claim ended, with patience: an effect that happened and is not recorded may happen again.
 
-use millrace_core::{claim::Record, ports::StoreError};
+use millrace_core::{
+    claim::Record,
+    ports::{Hold, StoreError},
+};
 use tracing::warn;
 
-use crate::{line::Hold, shared::Shared};
+use crate::shared::Shared;
 
 /// What became of a record.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

@@ -1,25 +1,38 @@
-//! Retries of a broker that never delivers again: they wait in this process.
+//! Retries of a broker that does not deliver again to this process: they wait here.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use futures::StreamExt;
 use millrace_core::delivery::Delivery;
 use tokio_util::time::DelayQueue;
 
-/// Moves deliveries from `retries` to `work` when their delay has passed. Ends when either side is closed. The window
-/// bounds how many wait.
+use crate::{settle::hand_back, shared::Shared};
+
+/// Moves deliveries from `retries` to `work` when their delay has passed; once what has not started is to be handed
+/// back, hands them back. The window bounds how many wait. Ends when either side is closed.
 pub(crate) async fn wait_and_requeue(
+    shared: Arc<Shared>,
     retries: async_channel::Receiver<(Delivery, Duration)>,
     work: async_channel::Sender<Delivery>,
 ) {
     let mut waiting = DelayQueue::new();
     loop {
         tokio::select! {
+            () = shared.handing_back.cancelled() => break,
             received = retries.recv() => match received {
                 Ok((delivery, delay)) => { waiting.insert(delivery, delay); }
                 Err(_) => return,
             },
-            Some(due) = waiting.next() => if work.send(due.into_inner()).await.is_err() { return },
+            Some(due) = waiting.next() => if let Err(closed) = work.send(due.into_inner()).await {
+                hand_back(&shared, &closed.into_inner()).await;
+                break;
+            },
         }
+    }
+    while let Some(next) = waiting.peek() {
+        hand_back(&shared, waiting.remove(&next).get_ref()).await;
+    }
+    while let Ok((delivery, _)) = retries.recv().await {
+        hand_back(&shared, &delivery).await;
     }
 }

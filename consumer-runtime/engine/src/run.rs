@@ -6,8 +6,7 @@ use millrace_core::{
     delivery::Delivery,
     health::Health,
     lane::Begun,
-    ports::{Handler, IdempotencyStore, Reader, Settler},
-    settle::Settlement,
+    ports::{Handler, IdempotencyStore, Reader, Redelivery, Settler},
     time::Clock,
 };
 use tokio::task::JoinSet;
@@ -15,7 +14,7 @@ use tracing::{info, warn};
 
 use crate::{
     OnExhausted, Policy, circuit, handler_watch, intake, keepalive, line::carry, metrics::Metrics, retry_queue,
-    settle::send, shared::Shared, tasks::Owned,
+    settle::hand_back, shared::Shared, tasks::Owned,
 };
 
 /// The time in which everything sent must have reached the broker at the end.
@@ -81,7 +80,8 @@ impl Engine {
         let keepalive = Owned::spawn("keepalive", keepalive::keep_alive(Arc::clone(&shared)));
         let handler_watch = Owned::spawn("handler watch", handler_watch::watch(Arc::clone(&shared)));
         let circuit_watch = Owned::spawn("circuit watch", circuit::watch(Arc::clone(&shared)));
-        let requeue = Owned::spawn("retries", retry_queue::wait_and_requeue(retries, work_sender.clone()));
+        let requeue = retry_queue::wait_and_requeue(Arc::clone(&shared), retries, work_sender.clone());
+        let requeue = Owned::spawn("retries", requeue);
         {
             let watch_store = intake::watch_store(&shared);
             let intake = intake::take(&shared, reader.as_mut(), &work_sender);
@@ -128,7 +128,7 @@ async fn drain(
     mut workers: JoinSet<()>,
 ) -> Drained {
     let deadline = tokio::time::Instant::now() + shared.policy.drain_timeout;
-    let redelivers = shared.settler.capabilities().ack_wait.is_some();
+    let redelivers = shared.settler.redelivery() != Redelivery::Never;
     if redelivers {
         // What waits for a worker or for its turn has not started. A closed queue lets the workers end after what they
         // have.
@@ -146,7 +146,11 @@ async fn drain(
             work.close();
         }
     }
-    let finished = tokio::time::timeout_at(deadline, async { while workers.join_next().await.is_some() {} }).await;
+    let finishing = async {
+        while workers.join_next().await.is_some() {}
+        shared.idle().await;
+    };
+    let finished = tokio::time::timeout_at(deadline, finishing).await;
     let unsettled = shared.lane().len();
     if finished.is_ok() && unsettled == 0 {
         return Drained::Clean { handed_back: shared.metrics.handed_back.get() };
@@ -174,10 +178,4 @@ async fn hand_back_unstarted(
             }
         }
     }
-}
-
-async fn hand_back(shared: &Shared, delivery: &Delivery) {
-    send(shared, delivery, Settlement::RetryAfter(Duration::ZERO)).await;
-    shared.metrics.handed_back.inc();
-    shared.end(delivery);
 }

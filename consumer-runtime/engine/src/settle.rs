@@ -17,10 +17,10 @@ pub(crate) async fn settle(
     settlement: Option<Settlement>,
     retries: &async_channel::Sender<(Delivery, Duration)>,
 ) {
-    let redelivers = shared.settler.capabilities().ack_wait.is_some();
+    let waits_here = shared.settler.redelivery().ack_wait().is_none() && shared.settler.owns(&delivery.receipt);
     match settlement {
-        Some(Settlement::RetryAfter(delay)) if !redelivers => {
-            // The broker has forgotten it: it waits here, and keeps its place in the window, which bounds the queue.
+        Some(Settlement::RetryAfter(delay)) if waits_here => {
+            // It waits here, and keeps its place in the window, which bounds the queue.
             if let Err(refused) = retries.try_send((delivery, delay)) {
                 let (delivery, _) = refused.into_inner();
                 shared.metrics.lost.inc();
@@ -32,6 +32,13 @@ pub(crate) async fn settle(
         None => warn!(origin = %delivery.origin, "left unsettled"),
     }
     shared.end(&delivery);
+}
+
+/// Gives back a delivery that has not started, so that it is delivered elsewhere.
+pub(crate) async fn hand_back(shared: &Shared, delivery: &Delivery) {
+    send(shared, delivery, Settlement::RetryAfter(Duration::ZERO)).await;
+    shared.metrics.handed_back.inc();
+    shared.end(delivery);
 }
 
 /// Sends a settlement, if it still may be sent.

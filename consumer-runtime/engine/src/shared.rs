@@ -51,7 +51,7 @@ impl Shared {
         health: Arc<Health>,
         metrics: Metrics,
     ) -> Self {
-        let ack_wait = settler.capabilities().ack_wait;
+        let ack_wait = settler.redelivery().ack_wait();
         let limits = WindowLimits {
             workers: policy.workers,
             messages: policy.in_flight_messages,

@@ -10,7 +10,7 @@ use millrace_core::{
     health::{Health, Part},
     key::{ConsumerName, Key, fingerprint},
     outcome::Outcome,
-    ports::{Claim, Handler, IdempotencyStore, Settler},
+    ports::{Claim, Handler, IdempotencyStore, Redelivery, Settler},
     rate::Rate,
     retry::RetryPolicy,
     routing::Routing,
@@ -68,11 +68,11 @@ fn policy() -> Policy {
 }
 
 impl Bench {
-    fn new(ack_wait: Option<Duration>) -> Self {
+    fn new(redelivery: Redelivery) -> Self {
         let clock = Arc::new(TokioClock::start());
         let memory = MemoryStore::new(Arc::clone(&clock) as Arc<dyn Clock>, 100_000, RETENTION);
         Self {
-            broker: MemoryBroker::new(Arc::clone(&clock) as Arc<dyn Clock>, ack_wait),
+            broker: MemoryBroker::new(Arc::clone(&clock) as Arc<dyn Clock>, redelivery),
             store: Arc::new(FaultyStore::new(Arc::new(memory), true)),
             handler: Arc::default(),
             metrics: Metrics::default(),
@@ -83,7 +83,7 @@ impl Bench {
     }
 
     fn jetstream() -> Self {
-        Self::new(Some(ACK_WAIT))
+        Self::new(Redelivery::AfterAckWait(ACK_WAIT))
     }
 
     fn publish(&self, id: &str) -> u64 {
@@ -361,7 +361,7 @@ async fn an_original_is_not_settled_before_its_dead_letter_is_confirmed() {
 
 #[tokio::test(start_paused = true)]
 async fn a_handler_slower_than_the_ack_wait_is_not_delivered_twice() {
-    let bench = Bench::new(Some(Duration::from_secs(3)));
+    let bench = Bench::new(Redelivery::AfterAckWait(Duration::from_secs(3)));
     *bench.handler.delay.lock().unwrap() = Duration::from_secs(15);
     let sequence = bench.publish("slow");
 
@@ -410,7 +410,7 @@ async fn a_drain_gives_up_at_its_deadline_and_says_so() {
 
 #[tokio::test(start_paused = true)]
 async fn on_a_broker_that_keeps_nothing_retries_wait_here_and_a_drain_finishes_everything() {
-    let bench = Bench::new(None);
+    let bench = Bench::new(Redelivery::Never);
     bench.handler.script("heals", [Step::End(Outcome::retryable("busy"))]);
     bench.publish("heals");
     for id in 0..10 {
@@ -421,6 +421,39 @@ async fn on_a_broker_that_keeps_nothing_retries_wait_here_and_a_drain_finishes_e
 
     assert_eq!(drained, clean());
     assert_eq!(bench.handler.effects().len(), 11);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_waits_for_its_retry_when_the_process_stops_goes_to_the_next_reader() {
+    let bench = Bench::new(Redelivery::ToTheNextReader);
+    bench.handler.script("heals", [Step::End(Outcome::retryable("busy"))]);
+    bench.publish("heals");
+    bench.publish("other");
+
+    let drained = bench.run_until(policy(), |bench| bench.metrics.totals().retries == 1).await;
+
+    assert_eq!(drained, Drained::Clean { handed_back: 1 });
+    assert_eq!(bench.run_until_settled().await, Drained::Clean { handed_back: 1 });
+    assert_eq!(bench.handler.effects(), ["other", "heals"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_broker_takes_back_before_it_has_started_is_left_to_the_next_reader() {
+    let bench = Bench::new(Redelivery::ToTheNextReader);
+    *bench.handler.delay.lock().unwrap() = Duration::from_secs(5);
+    let sequences: Vec<_> = (0..8).map(|id| bench.publish(&id.to_string())).collect();
+
+    let taking_back = |bench: &Bench| {
+        if bench.handler.attempts() == 4 {
+            sequences.iter().skip(4).for_each(|sequence| bench.broker.take_back(*sequence));
+        }
+        bench.handler.effects().len() == 4 && bench.metrics.totals().in_flight == 0
+    };
+    assert_eq!(bench.run_until(policy(), taking_back).await, clean());
+    assert_eq!(bench.handler.attempts(), 4);
+
+    bench.run_until_settled().await;
+    assert_eq!(bench.handler.effects().len(), 8, "nothing lost, nothing twice");
 }
 
 #[tokio::test(start_paused = true)]

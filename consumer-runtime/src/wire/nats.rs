@@ -60,7 +60,7 @@ impl Parts {
             let options = self.jet_stream_options(jet_stream);
             let setting_up = || set_up(connection, &options, &self.clock, &self.health);
             let source = self.until_it_works(Part::Broker, setting_up).await;
-            reporter.lag_from(source.lag);
+            reporter.lag_from(Box::new(source.lag));
             return Source {
                 reader: Box::new(source.reader),
                 settler: Arc::new(source.settler),

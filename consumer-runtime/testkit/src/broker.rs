@@ -1,8 +1,9 @@
-//! A broker in memory, with the habits of JetStream that hurt: it redelivers what is not settled in time, matches
-//! settlements by sequence and not by holder, and, when told to, forgets acks that it has confirmed.
+//! A broker in memory, with the habits that hurt. Like JetStream it redelivers what is not settled in time, matches
+//! settlements by sequence and not by holder, and, when told to, forgets acks that it has confirmed. Like Kafka it takes
+//! deliveries back from a reader that lives, and gives what is not settled to the next reader.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
@@ -12,7 +13,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use millrace_core::{
     delivery::{Delivery, Position, Receipt},
-    ports::{Capabilities, DeadLetterError, DeadLetters, ReadError, Reader, SettleError, Settler},
+    ports::{DeadLetterError, DeadLetters, ReadError, Reader, Redelivery, SettleError, Settler},
     settle::Settlement,
     time::{Clock, Monotonic},
     window::Budget,
@@ -27,7 +28,7 @@ use crate::faults::FaultPlan;
 pub struct MemoryBroker {
     state: Arc<Mutex<State>>,
     clock: Arc<dyn Clock>,
-    ack_wait: Option<Duration>,
+    redelivery: Redelivery,
     news: Arc<Notify>,
     /// Faults of `next_batch`.
     pub read_faults: Arc<FaultPlan>,
@@ -46,6 +47,8 @@ struct State {
     dead_letters: Vec<DeadLetter>,
     /// Every settlement that arrived, in order.
     settlements: Vec<(u64, Settlement)>,
+    /// What its reader owns no longer.
+    taken_back: BTreeSet<u64>,
 }
 
 struct Message {
@@ -66,12 +69,12 @@ enum Phase {
 }
 
 impl MemoryBroker {
-    /// A broker that waits `ack_wait` for settlements, or for none at all, as NATS core does.
-    pub fn new(clock: Arc<dyn Clock>, ack_wait: Option<Duration>) -> Self {
+    /// A broker that delivers again as JetStream, Kafka or NATS core do.
+    pub fn new(clock: Arc<dyn Clock>, redelivery: Redelivery) -> Self {
         Self {
             state: Arc::default(),
             clock,
-            ack_wait,
+            redelivery,
             news: Arc::default(),
             read_faults: Arc::default(),
             settle_faults: Arc::default(),
@@ -132,14 +135,27 @@ impl MemoryBroker {
         self.state().settlements.clone()
     }
 
-    /// A reader of this broker.
+    /// A reader of this broker. Where the next reader gets what is not settled, it is this one.
     pub fn reader(&self) -> MemoryReader {
+        if self.redelivery == Redelivery::ToTheNextReader {
+            let now = self.clock.monotonic();
+            let mut state = self.state();
+            state.taken_back.clear();
+            for message in state.messages.values_mut().filter(|message| message.phase != Phase::Settled) {
+                message.phase = Phase::Ready(now);
+            }
+        }
         MemoryReader(self.clone())
+    }
+
+    /// Takes a delivery back from its reader.
+    pub fn take_back(&self, sequence: u64) {
+        self.state().taken_back.insert(sequence);
     }
 
     fn take_due(&self, limit: u32) -> Vec<Delivery> {
         let now = self.clock.monotonic();
-        let ack_wait = self.ack_wait;
+        let ack_wait = self.redelivery.ack_wait();
         let mut state = self.state();
         let due = state.messages.iter_mut().filter(|(_, message)| match message.phase {
             Phase::Ready(from) => from <= now,
@@ -162,6 +178,7 @@ impl MemoryBroker {
                     },
                     headers: message.headers.clone(),
                     payload: message.payload.clone(),
+                    key: None,
                     published_at: Some(message.published_at),
                     received_at: now,
                 }
@@ -226,8 +243,9 @@ impl Settler for MemoryBroker {
         let message = state.messages.get_mut(&sequence).expect("the message was delivered");
         message.phase = match settlement {
             Settlement::Done => Phase::Settled,
+            Settlement::RetryAfter(_) if self.redelivery == Redelivery::ToTheNextReader => Phase::Pending(None),
             Settlement::RetryAfter(delay) => Phase::Ready(now.after(delay)),
-            Settlement::Extend => Phase::Pending(self.ack_wait.map(|wait| now.after(wait))),
+            Settlement::Extend => Phase::Pending(self.redelivery.ack_wait().map(|wait| now.after(wait))),
         };
         drop(state);
         self.news.notify_one();
@@ -241,8 +259,12 @@ impl Settler for MemoryBroker {
         Ok(())
     }
 
-    fn capabilities(&self) -> Capabilities {
-        Capabilities { ack_wait: self.ack_wait }
+    fn owns(&self, receipt: &Receipt) -> bool {
+        !self.state().taken_back.contains(&receipt.0.parse().unwrap())
+    }
+
+    fn redelivery(&self) -> Redelivery {
+        self.redelivery
     }
 }
 

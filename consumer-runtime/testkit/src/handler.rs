@@ -69,7 +69,7 @@ impl LedgerHandler {
 
 #[async_trait]
 impl Handler for LedgerHandler {
-    async fn call(&self, event: &Event, _context: &Context) -> Outcome {
+    async fn call(&self, event: &Event, _context: &Context<'_>) -> Outcome {
         self.attempts.fetch_add(1, Ordering::SeqCst);
         let delay = *self.delay.lock().unwrap();
         tokio::time::sleep(delay).await;

@@ -27,7 +27,7 @@ pub struct LogHandler {
 
 #[async_trait]
 impl Handler for LogHandler {
-    async fn call(&self, event: &Event, context: &Context) -> Outcome {
+    async fn call(&self, event: &Event, context: &Context<'_>) -> Outcome {
         let (id, source, event_type) = (event.id.as_str(), event.source.as_str(), event.event_type.as_str());
         let (subject, attempt) = (event.subject.as_deref(), context.attempt);
         match self.level {

@@ -18,7 +18,7 @@ use tokio::{
     task::JoinHandle,
 };
 
-const CONTEXT: Context = Context { attempt: 1 };
+const CONTEXT: Context<'static> = Context { attempt: 1, hold: None };
 
 fn handler(mount: &Path) -> EmailHandler {
     EmailHandler::new(EmailOptions {
@@ -51,7 +51,7 @@ async fn send(handler: &EmailHandler, id: &str) -> Outcome {
 fn failure(outcome: Outcome) -> Failure {
     match outcome {
         Outcome::Failed(failure) => failure,
-        Outcome::Done => panic!("it succeeded"),
+        Outcome::Done | Outcome::Fenced => panic!("it did not fail: {outcome:?}"),
     }
 }
 

@@ -9,7 +9,7 @@ use futures::{FutureExt, StreamExt, stream::SelectAll};
 use millrace_core::{
     delivery::{Delivery, Position, Receipt},
     health::{Health, Part, Trouble, TroubleReason},
-    ports::{Capabilities, ReadError, Reader, SettleError, Settler},
+    ports::{ReadError, Reader, Redelivery, SettleError, Settler},
     settle::Settlement,
     time::Clock,
     window::Budget,
@@ -87,6 +87,7 @@ impl CoreReader {
             },
             headers: headers_from(message.headers.as_ref()),
             payload: message.payload,
+            key: None,
             published_at: None,
             received_at: self.clock.monotonic(),
         }
@@ -142,7 +143,7 @@ impl Settler for CoreSettler {
         self.connection.round_trip().await.map_err(SettleError)
     }
 
-    fn capabilities(&self) -> Capabilities {
-        Capabilities { ack_wait: None }
+    fn redelivery(&self) -> Redelivery {
+        Redelivery::Never
     }
 }

@@ -28,7 +28,7 @@ pub async fn run(source: &dyn SourceUnderTest) {
     a_message_arrives_as_it_was_published(source).await;
     a_batch_is_never_larger_than_the_budget(source).await;
     let (_, settler) = source.open().await;
-    if settler.capabilities().ack_wait.is_some() {
+    if settler.redelivery().ack_wait().is_some() {
         what_is_done_is_not_delivered_again_and_what_is_unsettled_is(source).await;
         a_retry_comes_after_its_delay_and_not_before(source).await;
         what_is_handed_back_at_a_stop_reaches_the_next_replica_at_once(source).await;

@@ -58,7 +58,7 @@ impl AnalyticsHandler {
 
 #[async_trait]
 impl Handler for AnalyticsHandler {
-    async fn call(&self, event: &Event, _context: &Context) -> Outcome {
+    async fn call(&self, event: &Event, _context: &Context<'_>) -> Outcome {
         let shop_event = match shop_event(event) {
             Ok(shop_event) => shop_event,
             Err(outcome) => return outcome,
@@ -134,7 +134,7 @@ mod tests {
         handler.register(&mut registry);
         for (id, method) in [("1", "paypal"), ("2", "eve-1"), ("3", "eve-2")] {
             let event = payment(id, method);
-            assert_eq!(handler.call(&event, &Context { attempt: 1 }).await, Outcome::Done);
+            assert_eq!(handler.call(&event, &Context { attempt: 1, hold: None }).await, Outcome::Done);
         }
 
         let mut text = String::new();

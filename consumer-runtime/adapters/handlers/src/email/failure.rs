@@ -141,7 +141,7 @@ mod tests {
     fn class(error: &SendError) -> (FailureClass, Effect) {
         match error.outcome() {
             Outcome::Failed(failure) => (failure.class, failure.effect),
-            Outcome::Done => unreachable!(),
+            Outcome::Done | Outcome::Fenced => unreachable!(),
         }
     }
 

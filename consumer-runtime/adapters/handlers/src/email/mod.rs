@@ -87,7 +87,7 @@ impl EmailHandler {
 
 #[async_trait]
 impl Handler for EmailHandler {
-    async fn call(&self, event: &Event, _context: &Context) -> Outcome {
+    async fn call(&self, event: &Event, _context: &Context<'_>) -> Outcome {
         let shop_event = match shop_event(event) {
             Ok(shop_event) => shop_event,
             Err(outcome) => return outcome,

@@ -1,5 +1,7 @@
 //! How much waits in the stream.
 
+use async_trait::async_trait;
+use millrace_core::ports;
 use serde::Deserialize;
 
 use crate::connection::Connection;
@@ -20,9 +22,11 @@ impl LagProbe {
     pub(crate) fn new(connection: Connection, stream: &str, durable: &str) -> Self {
         Self { connection, subject: format!("$JS.API.CONSUMER.INFO.{stream}.{durable}") }
     }
+}
 
-    /// Events in the stream that no replica has taken yet; `None` while the server does not say.
-    pub async fn pending(&self) -> Option<u64> {
+#[async_trait]
+impl ports::LagProbe for LagProbe {
+    async fn pending(&self) -> Option<u64> {
         let answer = self.connection.client.request(self.subject.clone(), bytes::Bytes::new()).await.ok()?;
         Some(serde_json::from_slice::<Info>(&answer.payload).ok()?.num_pending)
     }

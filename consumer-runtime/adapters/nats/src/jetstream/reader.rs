@@ -199,6 +199,7 @@ fn delivery(message: Message, now: millrace_core::time::Monotonic) -> Option<Del
         },
         headers,
         payload: message.payload,
+        key: None,
         published_at: Some(coordinates.published_at),
         received_at: now,
     })

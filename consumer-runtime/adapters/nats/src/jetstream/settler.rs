@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use millrace_core::{
     delivery::Receipt,
-    ports::{Capabilities, SettleError, Settler},
+    ports::{Redelivery, SettleError, Settler},
     settle::Settlement,
 };
 
@@ -54,7 +54,7 @@ impl Settler for JetStreamSettler {
         self.connection.round_trip().await.map_err(SettleError)
     }
 
-    fn capabilities(&self) -> Capabilities {
-        Capabilities { ack_wait: Some(self.ack_wait) }
+    fn redelivery(&self) -> Redelivery {
+        Redelivery::AfterAckWait(self.ack_wait)
     }
 }
