@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use jiff::Timestamp;
 
-use crate::id::EventId;
+use crate::{id::EventId, json};
 
 /// An event: a CloudEvent 1.0.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -26,6 +26,14 @@ pub struct Event {
     pub extensions: BTreeMap<String, String>,
     /// What happened.
     pub data: Bytes,
+}
+
+impl Event {
+    /// A field at the top of the data, where that is a JSON object: a text as it is, a number or a boolean as it is
+    /// written. `None` where there is no such field, or one of another kind.
+    pub fn field(&self, name: &str) -> Option<String> {
+        json::field(&self.data, name)
+    }
 }
 
 /// Whether a name belongs to an attribute that is a field of [`Event`], or to its data, and so to no extension.

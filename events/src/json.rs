@@ -1,6 +1,9 @@
 //! Whether bytes are JSON that is safe to go through.
 
+use std::{borrow::Cow, collections::BTreeMap};
+
 use serde::de::{Error as _, IgnoredAny};
+use serde_json::value::RawValue;
 
 /// Deepest nesting. What goes through a document value by value, here or at a receiver, needs some stack for each level.
 const DEPTH_MAX: usize = 128;
@@ -12,6 +15,17 @@ pub(crate) fn check(bytes: &[u8]) -> Result<(), serde_json::Error> {
         return Err(serde_json::Error::custom(format_args!("nested deeper than {DEPTH_MAX} levels")));
     }
     Ok(())
+}
+
+/// A field at the top of a document that is an object: a text as it is, a number or a boolean as it is written.
+pub(crate) fn field(document: &[u8], name: &str) -> Option<String> {
+    let fields: BTreeMap<Cow<'_, str>, &RawValue> = serde_json::from_slice(document).ok()?;
+    let raw = fields.get(name)?.get();
+    match raw.as_bytes().first()? {
+        b'"' => serde_json::from_str(raw).ok(),
+        b'{' | b'[' | b'n' => None,
+        _ => Some(raw.to_owned()),
+    }
 }
 
 /// Whether data of this media type is JSON: that is the default, and whatever ends in `json`.
@@ -54,5 +68,22 @@ mod tests {
         }
         check(format!("{}{}", "[".repeat(128), "]".repeat(128)).as_bytes()).unwrap();
         check(format!("{}{}", "[".repeat(129), "]".repeat(129)).as_bytes()).unwrap_err();
+    }
+
+    #[test]
+    fn a_field_is_a_scalar_at_the_top_of_an_object() {
+        let document = br#"{"text":"a\u00e9\n","number":12345678901234567890,"yes":true,"none":null,"list":[1],"deep":{"text":"b"}}"#;
+        for (name, expected) in [
+            ("text", Some("a\u{e9}\n")),
+            ("number", Some("12345678901234567890")),
+            ("yes", Some("true")),
+            ("none", None),
+            ("list", None),
+            ("deep", None),
+            ("missing", None),
+        ] {
+            assert_eq!(field(document, name).as_deref(), expected, "{name}");
+        }
+        assert_eq!(field(b"[1]", "text"), None);
     }
 }

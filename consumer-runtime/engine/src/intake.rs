@@ -12,7 +12,7 @@ use crate::shared::Shared;
 
 /// Takes deliveries and queues them for the workers, until it is dropped. Cancel safe: a delivery that was taken is in
 /// the queue.
-pub(crate) async fn take(shared: &Shared, reader: &mut dyn Reader, work: &async_channel::Sender<Delivery>) {
+pub(crate) async fn take(shared: &Shared, reader: &mut dyn Reader) {
     let mut failures = 0;
     loop {
         shared.store_gate.wait(true).await;
@@ -37,7 +37,7 @@ pub(crate) async fn take(shared: &Shared, reader: &mut dyn Reader, work: &async_
                 failures = 0;
                 shared.circuit.fetched();
                 for delivery in batch {
-                    register(shared, delivery, work);
+                    register(shared, delivery);
                 }
             }
             Err(error) => {
@@ -50,7 +50,7 @@ pub(crate) async fn take(shared: &Shared, reader: &mut dyn Reader, work: &async_
 }
 
 /// 2 register: a copy of what is at work here already is dropped.
-pub(crate) fn register(shared: &Shared, delivery: Delivery, work: &async_channel::Sender<Delivery>) {
+pub(crate) fn register(shared: &Shared, delivery: Delivery) {
     shared.metrics.deliveries.inc();
     if delivery.delivered_count > 1 {
         shared.metrics.redeliveries.inc();
@@ -59,12 +59,7 @@ pub(crate) fn register(shared: &Shared, delivery: Delivery, work: &async_channel
         Begun::AlreadyHeld => {
             shared.metrics.dropped_copies.inc();
         }
-        // The queue is as large as the window, so it has room for whatever the window let in.
-        Begun::New => {
-            if let Err(refused) = work.try_send(delivery) {
-                shared.end(&refused.into_inner());
-            }
-        }
+        Begun::New => shared.enqueue(delivery),
     }
 }
 

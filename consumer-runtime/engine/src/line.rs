@@ -48,6 +48,10 @@ async fn settlement_of(shared: &Shared, delivery: &Delivery) -> Option<Settlemen
         shared.metrics.ignored.inc();
         return Some(Settlement::Done);
     }
+    if !shared.pause_gate.is_open() {
+        // Nothing starts until somebody has looked.
+        return Some(Settlement::RetryAfter(shared.policy.reconnect.max));
+    }
     let Some(turn) = shared.handing_back.run_until_cancelled(shared.pace.turn()).await else {
         shared.metrics.handed_back.inc();
         return Some(Settlement::RetryAfter(Duration::ZERO));
@@ -144,8 +148,10 @@ async fn claim(shared: &Shared, delivery: &Delivery, event: &Event) -> Admission
     let Some(store) = &shared.store else {
         return Admission::Start(None);
     };
-    let key = Key::new(&shared.policy.consumer, event);
-    let fingerprint = fingerprint(event);
+    let Some((key, fingerprint)) = identity(shared, delivery, event) else {
+        let error = "the event has no value where idempotency.key looks for one";
+        return Admission::Refuse(GivenUp::new(Reason::InvalidId, error, 1));
+    };
     match store.claim(&key, &Wish { fingerprint: &fingerprint, lease: shared.policy.lease }).await {
         Ok(Claim::Claimed(claimed)) => {
             if claimed.record.uncertain > 0 {
@@ -173,6 +179,19 @@ async fn claim(shared: &Shared, delivery: &Delivery, event: &Event) -> Admission
         Err(error @ (StoreError::Unavailable(_) | StoreError::Fenced)) => {
             shared.store_fails(&error);
             Admission::Put(Settlement::RetryAfter(shared.policy.retry.backoff.delay(1, fastrand::u64(..))))
+        }
+    }
+}
+
+/// What an event is known by, and what tells it from another one that is known by the same.
+fn identity(shared: &Shared, delivery: &Delivery, event: &Event) -> Option<(Key, String)> {
+    let consumer = &shared.policy.consumer;
+    match &shared.policy.idempotency_key {
+        None => Some((Key::new(consumer, event), fingerprint(event))),
+        // Whoever chooses a key says that events with the same value are the same, whatever else they say.
+        Some(pick) => {
+            let value = pick.from_event(delivery, event)?;
+            Some((Key::of_value(consumer, &value), "key".to_owned()))
         }
     }
 }

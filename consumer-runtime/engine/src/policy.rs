@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use millrace_core::{backoff::Backoff, key::ConsumerName, rate::Rate, retry::RetryPolicy, routing::Routing};
+use millrace_core::{
+    backoff::Backoff, key::ConsumerName, order::Ordering, pick::Pick, rate::Rate, retry::RetryPolicy, routing::Routing,
+};
 
 use crate::circuit::CircuitPolicy;
 
@@ -15,6 +17,10 @@ pub struct Policy {
     pub workers: u32,
     /// Which events are handled.
     pub routing: Routing,
+    /// Which deliveries are handled one after the other.
+    pub ordering: Ordering,
+    /// What an event is known by, `None` for its source and id.
+    pub idempotency_key: Option<Pick>,
     /// How many attempts an event gets.
     pub retry: RetryPolicy,
     /// How often attempts may start, `None` where nothing limits it.

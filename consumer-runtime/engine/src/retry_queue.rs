@@ -8,13 +8,9 @@ use tokio_util::time::DelayQueue;
 
 use crate::{settle::hand_back, shared::Shared};
 
-/// Moves deliveries from `retries` to `work` when their delay has passed; once what has not started is to be handed
+/// Moves deliveries from `retries` to the workers when their delay has passed; once what has not started is to be handed
 /// back, hands them back. The window bounds how many wait. Ends when either side is closed.
-pub(crate) async fn wait_and_requeue(
-    shared: Arc<Shared>,
-    retries: async_channel::Receiver<(Delivery, Duration)>,
-    work: async_channel::Sender<Delivery>,
-) {
+pub(crate) async fn wait_and_requeue(shared: Arc<Shared>, retries: async_channel::Receiver<(Delivery, Duration)>) {
     let mut waiting = DelayQueue::new();
     loop {
         tokio::select! {
@@ -23,7 +19,7 @@ pub(crate) async fn wait_and_requeue(
                 Ok((delivery, delay)) => { waiting.insert(delivery, delay); }
                 Err(_) => return,
             },
-            Some(due) = waiting.next() => if let Err(closed) = work.send(due.into_inner()).await {
+            Some(due) = waiting.next() => if let Err(closed) = shared.work.send(due.into_inner()).await {
                 hand_back(&shared, &closed.into_inner()).await;
                 break;
             },

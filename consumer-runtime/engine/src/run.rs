@@ -62,6 +62,10 @@ impl Engine {
     /// finish, gives up at the drain timeout, and flushes.
     pub async fn run(self, stop: impl Future<Output = ()> + Send) -> Drained {
         let mut reader = self.reader;
+        let queue_size = self.policy.in_flight_messages.max(self.policy.workers).max(1);
+        let queue_size = usize::try_from(queue_size).unwrap_or(usize::MAX);
+        let (work_sender, work) = async_channel::bounded(queue_size);
+        let (retry_sender, retries) = async_channel::bounded(queue_size);
         let shared = Arc::new(Shared::new(
             self.policy,
             self.settler,
@@ -71,20 +75,17 @@ impl Engine {
             self.clock,
             self.health,
             self.metrics,
+            work_sender,
         ));
-        let queue_size = shared.policy.in_flight_messages.max(shared.policy.workers).max(1);
-        let queue_size = usize::try_from(queue_size).unwrap_or(usize::MAX);
-        let (work_sender, work) = async_channel::bounded(queue_size);
-        let (retry_sender, retries) = async_channel::bounded(queue_size);
         let workers = start_workers(&shared, &work, &retry_sender);
         let keepalive = Owned::spawn("keepalive", keepalive::keep_alive(Arc::clone(&shared)));
         let handler_watch = Owned::spawn("handler watch", handler_watch::watch(Arc::clone(&shared)));
         let circuit_watch = Owned::spawn("circuit watch", circuit::watch(Arc::clone(&shared)));
-        let requeue = retry_queue::wait_and_requeue(Arc::clone(&shared), retries, work_sender.clone());
+        let requeue = retry_queue::wait_and_requeue(Arc::clone(&shared), retries);
         let requeue = Owned::spawn("retries", requeue);
         {
             let watch_store = intake::watch_store(&shared);
-            let intake = intake::take(&shared, reader.as_mut(), &work_sender);
+            let intake = intake::take(&shared, reader.as_mut());
             tokio::select! {
                 // The stop comes first: nothing may be taken after it.
                 biased;
@@ -94,7 +95,7 @@ impl Engine {
             }
         }
         info!(in_flight = shared.lane().len(), "draining");
-        let drained = drain(&shared, reader.as_mut(), &work, &work_sender, workers).await;
+        let drained = drain(&shared, reader.as_mut(), &work, workers).await;
         drop((keepalive, handler_watch, circuit_watch, requeue));
         if tokio::time::timeout(FLUSH_TIMEOUT, shared.settler.flush()).await.is_err() {
             warn!("the broker did not confirm the last settlements in time");
@@ -124,22 +125,22 @@ async fn drain(
     shared: &Shared,
     reader: &mut dyn Reader,
     work: &async_channel::Receiver<Delivery>,
-    work_sender: &async_channel::Sender<Delivery>,
     mut workers: JoinSet<()>,
 ) -> Drained {
     let deadline = tokio::time::Instant::now() + shared.policy.drain_timeout;
     let redelivers = shared.settler.redelivery() != Redelivery::Never;
     if redelivers {
-        // What waits for a worker or for its turn has not started. A closed queue lets the workers end after what they
-        // have.
+        // What waits for a worker, for its turn or for others in its order has not started. A closed queue lets the
+        // workers end after what they have.
+        let waiting = shared.take_waiting();
         work.close();
         shared.handing_back.cancel();
-        hand_back_unstarted(shared, reader, work, deadline).await;
+        hand_back_unstarted(shared, reader, work, waiting, deadline).await;
     } else {
         // Nobody else would get what is handed back: it is finished here.
         while let Ok(Some(batch)) = tokio::time::timeout_at(deadline, reader.rest()).await {
             for delivery in batch {
-                intake::register(shared, delivery, work_sender);
+                intake::register(shared, delivery);
             }
         }
         if tokio::time::timeout_at(deadline, shared.idle()).await.is_ok() {
@@ -166,8 +167,12 @@ async fn hand_back_unstarted(
     shared: &Shared,
     reader: &mut dyn Reader,
     work: &async_channel::Receiver<Delivery>,
+    waiting: Vec<Delivery>,
     deadline: tokio::time::Instant,
 ) {
+    for delivery in waiting {
+        hand_back(shared, &delivery).await;
+    }
     while let Ok(delivery) = work.try_recv() {
         hand_back(shared, &delivery).await;
     }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use millrace_core::{delivery::Delivery, settle::Settlement};
+use millrace_core::{delivery::Delivery, order::Ordering, settle::Settlement};
 use tracing::{debug, warn};
 
 use crate::shared::Shared;
@@ -17,17 +17,22 @@ pub(crate) async fn settle(
     settlement: Option<Settlement>,
     retries: &async_channel::Sender<(Delivery, Duration)>,
 ) {
-    let waits_here = shared.settler.redelivery().ack_wait().is_none() && shared.settler.owns(&delivery.receipt);
-    match settlement {
-        Some(Settlement::RetryAfter(delay)) if waits_here => {
-            // It waits here, and keeps its place in the window, which bounds the queue.
-            if let Err(refused) = retries.try_send((delivery, delay)) {
-                let (delivery, _) = refused.into_inner();
-                shared.metrics.lost.inc();
-                shared.end(&delivery);
-            }
-            return;
+    let delay = match settlement {
+        Some(Settlement::RetryAfter(delay)) => Some(delay),
+        // Whoever has the claim may not come to an end: the successors wait until that is known.
+        None if shared.policy.ordering != Ordering::Unordered => Some(shared.policy.lease),
+        Some(Settlement::Done | Settlement::Extend) | None => None,
+    };
+    if let Some(delay) = delay.filter(|_| shared.retries_here(&delivery)) {
+        // It keeps its place in the window, which bounds the queue.
+        if let Err(refused) = retries.try_send((delivery, delay)) {
+            let (delivery, _) = refused.into_inner();
+            shared.metrics.lost.inc();
+            shared.end(&delivery);
         }
+        return;
+    }
+    match settlement {
         Some(settlement) => send(shared, &delivery, settlement).await,
         None => warn!(origin = %delivery.origin, "left unsettled"),
     }

@@ -6,6 +6,7 @@ use millrace_core::{
     delivery::Delivery,
     health::Health,
     lane::{Begun, Lane},
+    order::{Ordering, Sequencer},
     ports::{Handler, IdempotencyStore, Settler},
     time::Clock,
     window::{Budget, Window, WindowLimits},
@@ -34,6 +35,9 @@ pub(crate) struct Shared {
     pub(crate) pace: Pace,
     /// Cancelled when what has not started is to be handed back.
     pub(crate) handing_back: CancellationToken,
+    /// What is ready for a worker. As large as the window.
+    pub(crate) work: async_channel::Sender<Delivery>,
+    sequencer: Mutex<Sequencer<Delivery>>,
     lane: Mutex<Lane>,
     window: Mutex<Window>,
     room: Notify,
@@ -50,6 +54,7 @@ impl Shared {
         clock: Arc<dyn Clock>,
         health: Arc<Health>,
         metrics: Metrics,
+        work: async_channel::Sender<Delivery>,
     ) -> Self {
         let ack_wait = settler.redelivery().ack_wait();
         let limits = WindowLimits {
@@ -75,6 +80,8 @@ impl Shared {
             handler_gate: Gate::open(),
             pause_gate: Gate::open(),
             handler_failed: Notify::new(),
+            work,
+            sequencer: Mutex::default(),
             lane: Mutex::new(Lane::new(ack_wait)),
             window: Mutex::new(Window::new(limits)),
             room: Notify::new(),
@@ -99,13 +106,47 @@ impl Shared {
         begun
     }
 
-    /// Ends a delivery: intake may read again.
+    /// Ends a delivery: intake may read again, and the successor in its order may start.
     pub(crate) fn end(&self, delivery: &Delivery) {
         if self.lane().end(delivery.position) {
             self.window().give_back(delivery.size());
             self.metrics.in_flight.dec();
             self.room.notify_one();
+            let successor = self.sequencer().leave(delivery.position);
+            successor.into_iter().for_each(|successor| self.start(successor));
         }
+    }
+
+    /// Gives a delivery that has begun to the workers, now or when those before it in its order have ended.
+    pub(crate) fn enqueue(&self, delivery: Delivery) {
+        let starts = match self.policy.ordering.key(&delivery) {
+            Some(key) => self.sequencer().enter(key, delivery.position, delivery),
+            None => Some(delivery),
+        };
+        starts.into_iter().for_each(|delivery| self.start(delivery));
+    }
+
+    /// What waits for others in its order, so that it is handed back.
+    pub(crate) fn take_waiting(&self) -> Vec<Delivery> {
+        self.sequencer().take_waiting()
+    }
+
+    fn start(&self, delivery: Delivery) {
+        // The queue has room for whatever the window let in, and is closed only when nothing enters any more.
+        if let Err(refused) = self.work.try_send(delivery) {
+            self.end(&refused.into_inner());
+        }
+    }
+
+    fn sequencer(&self) -> MutexGuard<'_, Sequencer<Delivery>> {
+        self.sequencer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether a delivery that is not done waits in this process for its next attempt: where the broker would not give it
+    /// back to it, and where its successors wait for it.
+    pub(crate) fn retries_here(&self, delivery: &Delivery) -> bool {
+        let asks_broker = self.settler.redelivery().ack_wait().is_some() && self.policy.ordering == Ordering::Unordered;
+        !asks_broker && self.settler.owns(&delivery.receipt)
     }
 
     /// Waits until nothing is held.
