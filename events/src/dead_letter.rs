@@ -5,7 +5,12 @@ use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
-use crate::{headers::Headers, id::is_unprintable, origin::Origin, reason::Reason};
+use crate::{
+    headers::Headers,
+    id::is_unprintable,
+    origin::{BrokerKind, Origin},
+    reason::Reason,
+};
 
 /// Longest text of the last error, in bytes.
 const ERROR_MAX_BYTES: usize = 1024;
@@ -40,6 +45,8 @@ pub struct DeadLetter {
     pub consumer: String,
     /// How often it has been put back.
     pub replays: u32,
+    /// The key of its record, on brokers that have one.
+    pub key: Option<Bytes>,
     /// Its headers, as received.
     pub headers: Headers,
     /// Its payload, as received.
@@ -83,11 +90,11 @@ impl DeadLetter {
         (headers, Bytes::new())
     }
 
-    /// Reads a message as a dead letter.
+    /// Reads a message, with the key of its record where the broker has one, as a dead letter.
     ///
     /// # Errors
     /// Names the header that is missing or wrong.
-    pub fn decode(headers: &Headers, payload: Bytes) -> Result<Self, DeadLetterError> {
+    pub fn decode(headers: &Headers, key: Option<Bytes>, payload: Bytes) -> Result<Self, DeadLetterError> {
         let mut original = Headers::new();
         for (name, value) in headers.iter() {
             if let Some(name) = name.strip_prefix(ORIGINAL) {
@@ -96,16 +103,18 @@ impl DeadLetter {
                 original.push(name, value.clone());
             }
         }
+        let origin: Origin = parse(headers, "millrace-origin")?;
         Ok(Self {
-            id: parse(headers, "Nats-Msg-Id")?,
+            id: parse(headers, id_header(origin.broker))?,
             reason: parse(headers, "millrace-reason")?,
             error: parse(headers, "millrace-error")?,
             attempts: parse(headers, "millrace-attempts")?,
             first_failure: parse(headers, "millrace-first-failure")?,
             last_failure: parse(headers, "millrace-last-failure")?,
-            origin: parse(headers, "millrace-origin")?,
+            origin,
             consumer: parse(headers, "millrace-consumer")?,
             replays: parse(headers, "millrace-replays")?,
+            key,
             headers: original,
             payload,
         })
@@ -113,7 +122,7 @@ impl DeadLetter {
 
     fn control_headers(&self) -> Headers {
         let mut headers = Headers::new();
-        headers.push("Nats-Msg-Id", self.id.clone());
+        headers.push(id_header(self.origin.broker), self.id.clone());
         headers.push("millrace-reason", self.reason.as_str());
         headers.push("millrace-error", one_line(&self.error));
         headers.push("millrace-attempts", self.attempts.to_string());
@@ -123,6 +132,14 @@ impl DeadLetter {
         headers.push("millrace-consumer", self.consumer.clone());
         headers.push("millrace-replays", self.replays.to_string());
         headers
+    }
+}
+
+/// The header that holds the id. The one for NATS makes JetStream drop a second copy.
+fn id_header(broker: BrokerKind) -> &'static str {
+    match broker {
+        BrokerKind::JetStream | BrokerKind::Nats => "Nats-Msg-Id",
+        BrokerKind::Kafka => "millrace-id",
     }
 }
 

@@ -9,40 +9,52 @@ pub enum BrokerKind {
     JetStream,
     /// NATS core.
     Nats,
+    /// Kafka.
+    Kafka,
 }
 
-/// Where a message comes from. Shown as `jetstream://ORDERS/orders.placed#42` or `nats://orders.placed`.
+/// Where a message comes from. Shown as `jetstream://ORDERS/orders.placed#42`, `nats://orders.placed` or
+/// `kafka://orders.placed/3#42`.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct Origin {
     /// The kind of its broker.
     pub broker: BrokerKind,
     /// Its stream, where the broker has streams.
     pub stream: Option<String>,
-    /// Its subject.
+    /// Its partition, where the broker has partitions.
+    pub partition: Option<u32>,
+    /// Its subject; its topic on Kafka.
     pub subject: String,
-    /// Its place in the stream.
+    /// Its place in the stream or partition.
     pub sequence: Option<u64>,
 }
 
 /// A text that does not describe an origin.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
-#[error("not an origin; expected jetstream://STREAM/SUBJECT#SEQUENCE or nats://SUBJECT")]
+#[error(
+    "not an origin; expected jetstream://STREAM/SUBJECT#SEQUENCE, nats://SUBJECT or kafka://TOPIC/PARTITION#OFFSET"
+)]
 pub struct InvalidOrigin;
 
 impl Origin {
-    /// The CloudEvents source of an event that names none: the stream, or the subject where there is no stream.
+    /// The CloudEvents source of an event that names none: the stream, or the subject or topic where there is no stream.
     pub(crate) fn source(&self) -> String {
-        match &self.stream {
-            Some(stream) => format!("jetstream://{stream}"),
-            None => format!("nats://{}", self.subject),
+        match (self.broker, &self.stream) {
+            (BrokerKind::Kafka, _) => format!("kafka://{}", self.subject),
+            (BrokerKind::JetStream | BrokerKind::Nats, Some(stream)) => format!("jetstream://{stream}"),
+            (BrokerKind::JetStream | BrokerKind::Nats, None) => format!("nats://{}", self.subject),
         }
     }
 
     /// The id of an event that names none: its place in the stream, which stays the same at every delivery. The name of
     /// the stream is part of it, because a bare number may well be the id that a publisher chose for another event.
     pub(crate) fn position_id(&self) -> Option<String> {
-        let stream = self.stream.as_deref()?;
-        self.sequence.map(|sequence| format!("{stream}:{sequence}"))
+        let sequence = self.sequence?;
+        match (&self.stream, self.partition) {
+            (Some(stream), _) => Some(format!("{stream}:{sequence}")),
+            (None, Some(partition)) => Some(format!("{}:{partition}:{sequence}", self.subject)),
+            (None, None) => None,
+        }
     }
 }
 
@@ -52,10 +64,11 @@ impl fmt::Display for Origin {
             BrokerKind::JetStream => {
                 let stream = self.stream.as_deref().unwrap_or_default();
                 write!(formatter, "jetstream://{stream}/{}", self.subject)?;
-                self.sequence.map_or(Ok(()), |sequence| write!(formatter, "#{sequence}"))
             }
-            BrokerKind::Nats => write!(formatter, "nats://{}", self.subject),
+            BrokerKind::Nats => return write!(formatter, "nats://{}", self.subject),
+            BrokerKind::Kafka => write!(formatter, "kafka://{}/{}", self.subject, self.partition.unwrap_or_default())?,
         }
+        self.sequence.map_or(Ok(()), |sequence| write!(formatter, "#{sequence}"))
     }
 }
 
@@ -63,20 +76,46 @@ impl FromStr for Origin {
     type Err = InvalidOrigin;
 
     fn from_str(text: &str) -> Result<Self, InvalidOrigin> {
-        if let Some(subject) = text.strip_prefix("nats://") {
-            return Ok(Self { broker: BrokerKind::Nats, stream: None, subject: subject.to_owned(), sequence: None });
+        let (scheme, rest) = text.split_once("://").ok_or(InvalidOrigin)?;
+        match scheme {
+            "nats" => Ok(Self {
+                broker: BrokerKind::Nats,
+                stream: None,
+                partition: None,
+                subject: rest.to_owned(),
+                sequence: None,
+            }),
+            "jetstream" => {
+                let (stream, rest) = rest.split_once('/').ok_or(InvalidOrigin)?;
+                let (subject, sequence) = with_sequence(rest)?;
+                Ok(Self {
+                    broker: BrokerKind::JetStream,
+                    stream: Some(stream.to_owned()),
+                    partition: None,
+                    subject: subject.to_owned(),
+                    sequence,
+                })
+            }
+            "kafka" => {
+                let (topic, rest) = rest.rsplit_once('/').ok_or(InvalidOrigin)?;
+                let (partition, sequence) = with_sequence(rest)?;
+                Ok(Self {
+                    broker: BrokerKind::Kafka,
+                    stream: None,
+                    partition: Some(partition.parse().map_err(|_| InvalidOrigin)?),
+                    subject: topic.to_owned(),
+                    sequence,
+                })
+            }
+            _ => Err(InvalidOrigin),
         }
-        let rest = text.strip_prefix("jetstream://").ok_or(InvalidOrigin)?;
-        let (stream, rest) = rest.split_once('/').ok_or(InvalidOrigin)?;
-        let (subject, sequence) = match rest.rsplit_once('#') {
-            Some((subject, sequence)) => (subject, Some(sequence.parse().map_err(|_| InvalidOrigin)?)),
-            None => (rest, None),
-        };
-        Ok(Self {
-            broker: BrokerKind::JetStream,
-            stream: Some(stream.to_owned()),
-            subject: subject.to_owned(),
-            sequence,
-        })
+    }
+}
+
+/// A text with the sequence that may stand after it.
+fn with_sequence(text: &str) -> Result<(&str, Option<u64>), InvalidOrigin> {
+    match text.rsplit_once('#') {
+        Some((text, sequence)) => Ok((text, Some(sequence.parse().map_err(|_| InvalidOrigin)?))),
+        None => Ok((text, None)),
     }
 }

@@ -19,6 +19,7 @@ fn origin() -> Origin {
     Origin {
         broker: BrokerKind::JetStream,
         stream: Some("ORDERS".to_owned()),
+        partition: None,
         subject: "orders.placed".to_owned(),
         sequence: Some(42),
     }
@@ -248,6 +249,7 @@ fn dead_letter() -> DeadLetter {
         origin: origin(),
         consumer: "shop/emails".to_owned(),
         replays: 0,
+        key: None,
         headers,
         payload: Bytes::from_static(b"{"),
     }
@@ -258,7 +260,7 @@ fn a_dead_letter_is_written_as_its_golden_file_says_and_trusts_no_header_of_the_
     assert_eq!(as_text(dead_letter().encode()), DEAD_LETTER);
 
     let (headers, payload) = from_text(DEAD_LETTER);
-    assert_eq!(DeadLetter::decode(&headers, payload).unwrap(), dead_letter());
+    assert_eq!(DeadLetter::decode(&headers, None, payload).unwrap(), dead_letter());
 }
 
 #[test]
@@ -270,6 +272,28 @@ fn the_id_of_a_dead_letter_stays_the_same_for_the_same_message_only() {
     for other in [id("a/c", 1, b"x"), id("a/b", 2, b"x"), id("a/b", 1, b"y")] {
         assert_ne!(id("a/b", 1, b"x"), other);
     }
+}
+
+#[test]
+fn an_origin_on_kafka_is_written_with_partition_and_offset_and_read_back() {
+    let origin = Origin {
+        broker: BrokerKind::Kafka,
+        stream: None,
+        partition: Some(3),
+        subject: "orders.placed".to_owned(),
+        sequence: Some(42),
+    };
+
+    assert_eq!(origin.to_string(), "kafka://orders.placed/3#42");
+    assert_eq!("kafka://orders.placed/3#42".parse(), Ok(origin.clone()));
+
+    let plain = Event::decode(&Headers::new(), &Bytes::from_static(b"[1]"), &origin).unwrap();
+    assert_eq!((plain.source.as_str(), plain.id.as_str()), ("kafka://orders.placed", "orders.placed:3:42"));
+
+    let letter = DeadLetter { origin, key: Some(Bytes::from_static(b"order-1")), ..dead_letter() };
+    let (headers, payload) = letter.encode();
+    assert_eq!(headers.get_str("millrace-id"), Some(letter.id.as_str()));
+    assert_eq!(DeadLetter::decode(&headers, letter.key.clone(), payload).unwrap(), letter);
 }
 
 #[test]
@@ -337,7 +361,7 @@ proptest! {
         }
         let (headers, payload) = letter.encode();
         letter.error.truncate(1024);
-        prop_assert_eq!(DeadLetter::decode(&headers, payload).unwrap(), letter);
+        prop_assert_eq!(DeadLetter::decode(&headers, None, payload).unwrap(), letter);
     }
 
     #[test]
@@ -355,7 +379,7 @@ proptest! {
             if let Ok(event) = Event::decode(&headers, &payload, &origin()) {
                 drop(ShopEvent::from_event(&event));
             }
-            drop(DeadLetter::decode(&headers, payload));
+            drop(DeadLetter::decode(&headers, None, payload));
         }
     }
 }

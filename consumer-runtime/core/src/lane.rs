@@ -106,7 +106,7 @@ mod tests {
     }
 
     fn receipt(name: u64) -> Receipt {
-        Receipt(name.to_string())
+        Receipt::Reply(name.to_string())
     }
 
     #[test]
@@ -170,7 +170,8 @@ mod tests {
                         prop_assert_eq!(lane.end(Position(position)), model.remove(&position).is_some());
                     }
                     Step::Extend => {
-                        for Receipt(name) in lane.extend(at(now)) {
+                        for extended in lane.extend(at(now)) {
+                            let Receipt::Reply(name) = extended else { unreachable!() };
                             let position: u64 = name.parse().unwrap();
                             let last = model.insert(position, now).expect("only held positions are extended");
                             prop_assert!((10..27).contains(&(now - last)), "extended {} s after the last word", now - last);

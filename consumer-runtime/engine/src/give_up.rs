@@ -115,6 +115,7 @@ fn dead_letter(shared: &Shared, delivery: &Delivery, hold: Option<&Hold>, given_
         origin: delivery.origin.clone(),
         consumer,
         replays: 0,
+        key: delivery.key.clone(),
         headers: delivery.headers.clone(),
         payload: delivery.payload.clone(),
     }

@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use jiff::Timestamp;
 use millrace_core::{
-    delivery::{Delivery, Position, Receipt},
+    delivery::{Delivery, Place, Position, Receipt},
     ports::{DeadLetterError, DeadLetters, ReadError, Reader, Redelivery, SettleError, Settler},
     settle::Settlement,
     time::{Clock, Monotonic},
@@ -169,10 +169,12 @@ impl MemoryBroker {
                 Delivery {
                     position: Position(*sequence),
                     delivered_count: message.delivered,
-                    receipt: Receipt(sequence.to_string()),
+                    receipt: receipt(*sequence),
+                    lane: 0,
                     origin: Origin {
                         broker: BrokerKind::JetStream,
                         stream: Some("MEMORY".to_owned()),
+                        partition: None,
                         subject: "orders.placed".to_owned(),
                         sequence: Some(*sequence),
                     },
@@ -201,6 +203,15 @@ impl MemoryBroker {
             .min();
         due.map(|due| due.since(now))
     }
+}
+
+fn receipt(sequence: u64) -> Receipt {
+    Receipt::Place(Place { lane: 0, epoch: 0, offset: sequence.try_into().unwrap() })
+}
+
+fn sequence(receipt: &Receipt) -> u64 {
+    let Receipt::Place(place) = receipt else { panic!("not a receipt of this broker: {receipt:?}") };
+    place.offset.try_into().unwrap()
 }
 
 /// Reads a [`MemoryBroker`].
@@ -237,7 +248,7 @@ impl Settler for MemoryBroker {
             return Err(SettleError("injected".to_owned()));
         }
         let now = self.clock.monotonic();
-        let sequence: u64 = receipt.0.parse().unwrap();
+        let sequence = sequence(receipt);
         let mut state = self.state();
         state.settlements.push((sequence, settlement));
         let message = state.messages.get_mut(&sequence).expect("the message was delivered");
@@ -260,7 +271,7 @@ impl Settler for MemoryBroker {
     }
 
     fn owns(&self, receipt: &Receipt) -> bool {
-        !self.state().taken_back.contains(&receipt.0.parse().unwrap())
+        !self.state().taken_back.contains(&sequence(receipt))
     }
 
     fn redelivery(&self) -> Redelivery {

@@ -29,6 +29,7 @@ pub fn decode(subject: &str, body: impl Into<Bytes>) -> Event {
     let origin = Origin {
         broker: BrokerKind::JetStream,
         stream: Some("ORDERS".to_owned()),
+        partition: None,
         subject: subject.to_owned(),
         sequence: Some(1),
     };

@@ -68,8 +68,13 @@ async fn it_publishes_exactly_what_it_says_and_its_sums_are_those_of_the_stream(
     let mut refused: BTreeMap<String, u64> = BTreeMap::new();
     let mut repeated = 0;
     for (headers, payload, subject) in messages(&server).await {
-        let origin =
-            Origin { broker: BrokerKind::JetStream, stream: Some("ORDERS".to_owned()), subject, sequence: Some(1) };
+        let origin = Origin {
+            broker: BrokerKind::JetStream,
+            stream: Some("ORDERS".to_owned()),
+            partition: None,
+            subject,
+            sequence: Some(1),
+        };
         let read = Event::decode(&headers, &payload, &origin)
             .and_then(|event| Ok((event.id.to_string(), ShopEvent::from_event(&event)?)));
         match read {

@@ -78,10 +78,12 @@ impl CoreReader {
         Delivery {
             position: Position(self.taken),
             delivered_count: 1,
-            receipt: Receipt(String::new()),
+            receipt: Receipt::Nothing,
+            lane: 0,
             origin: Origin {
                 broker: BrokerKind::Nats,
                 stream: None,
+                partition: None,
                 subject: message.subject.to_string(),
                 sequence: None,
             },

@@ -148,6 +148,7 @@ fn dead_letter(payload: Bytes) -> DeadLetter {
     let origin = Origin {
         broker: BrokerKind::JetStream,
         stream: Some("ORDERS".to_owned()),
+        partition: None,
         subject: "orders.placed".to_owned(),
         sequence: Some(1),
     };
@@ -161,6 +162,7 @@ fn dead_letter(payload: Bytes) -> DeadLetter {
         origin,
         consumer: "shop/emails".to_owned(),
         replays: 0,
+        key: None,
         headers: Headers::new(),
         payload,
     }

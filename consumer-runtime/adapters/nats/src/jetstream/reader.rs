@@ -190,10 +190,12 @@ fn delivery(message: Message, now: millrace_core::time::Monotonic) -> Option<Del
     Some(Delivery {
         position: Position(coordinates.stream_sequence),
         delivered_count: coordinates.delivered,
-        receipt: Receipt(reply.to_string()),
+        receipt: Receipt::Reply(reply.to_string()),
+        lane: 0,
         origin: Origin {
             broker: BrokerKind::JetStream,
             stream: Some(coordinates.stream),
+            partition: None,
             subject: message.subject.to_string(),
             sequence: Some(coordinates.stream_sequence),
         },

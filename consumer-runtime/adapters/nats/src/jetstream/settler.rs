@@ -24,29 +24,32 @@ impl JetStreamSettler {
         Self { connection, ack_wait }
     }
 
-    async fn publish(&self, receipt: &Receipt, payload: Bytes) -> Result<(), SettleError> {
-        self.connection.client.publish(receipt.0.clone(), payload).await.map_err(|error| SettleError(error.to_string()))
+    async fn publish(&self, reply: &str, payload: Bytes) -> Result<(), SettleError> {
+        self.connection.client.publish(reply.to_owned(), payload).await.map_err(|error| SettleError(error.to_string()))
     }
 }
 
 #[async_trait]
 impl Settler for JetStreamSettler {
     async fn settle(&self, receipt: &Receipt, settlement: Settlement) -> Result<(), SettleError> {
+        let Receipt::Reply(reply) = receipt else {
+            return Err(SettleError("the receipt is not one of this broker".to_owned()));
+        };
         match settlement {
             // With a reply subject the server confirms an ack. That finds a lost one; it is no proof that the server
             // will remember it, so every delivery is checked against the store.
             Settlement::Done => {
-                let confirmed = self.connection.client.request(receipt.0.clone(), Bytes::from_static(b"+ACK")).await;
+                let confirmed = self.connection.client.request(reply.clone(), Bytes::from_static(b"+ACK")).await;
                 confirmed.map(drop).map_err(|error| SettleError(error.to_string()))
             }
             // Without a delay the server delivers it again at once.
-            Settlement::RetryAfter(Duration::ZERO) => self.publish(receipt, Bytes::from_static(b"-NAK")).await,
+            Settlement::RetryAfter(Duration::ZERO) => self.publish(reply, Bytes::from_static(b"-NAK")).await,
             // The delay is given here and never by the server's own back-off, which would be added to it.
             Settlement::RetryAfter(delay) => {
                 let payload = format!("-NAK {{\"delay\":{}}}", delay.as_nanos());
-                self.publish(receipt, payload.into()).await
+                self.publish(reply, payload.into()).await
             }
-            Settlement::Extend => self.publish(receipt, Bytes::from_static(b"+WPI")).await,
+            Settlement::Extend => self.publish(reply, Bytes::from_static(b"+WPI")).await,
         }
     }
 

@@ -77,6 +77,7 @@ mod tests {
         let origin = Origin {
             broker: BrokerKind::JetStream,
             stream: Some("ORDERS".to_owned()),
+            partition: None,
             subject: "orders.placed".to_owned(),
             sequence: Some(1),
         };
