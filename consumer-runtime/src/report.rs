@@ -124,6 +124,7 @@ fn problem((part, trouble): (health::Part, health::Trouble)) -> StatusProblem {
         TroubleReason::DeadLetterStreamNotFound => ProblemReason::DeadLetterStreamNotFound,
         TroubleReason::DurableConflict => ProblemReason::DurableConflict,
         TroubleReason::BucketConflict => ProblemReason::BucketConflict,
+        TroubleReason::Unsupported => ProblemReason::Unsupported,
         TroubleReason::Failing => ProblemReason::Failing,
         TroubleReason::CircuitOpen => ProblemReason::CircuitOpen,
         TroubleReason::Paused => ProblemReason::Paused,

@@ -38,6 +38,8 @@ pub fn validate(object: &EventConsumer) -> Result<Valid, Error> {
         event_types: spec.event_types.clone(),
         queue_group: spec.queue_group.clone(),
         workers: spec.workers,
+        ordering: spec.ordering,
+        ordering_key: spec.ordering_key.clone(),
         idempotency: spec.idempotency.clone(),
         handler: spec.handler.clone(),
         delivery: spec.delivery.clone(),
@@ -47,6 +49,9 @@ pub fn validate(object: &EventConsumer) -> Result<Valid, Error> {
     let mut problems = config.problems();
     if name.is_empty() || name.len() > NAME_MAX || name.contains('.') {
         problems.push(Problem::new("metadata.name", format!("use a DNS label of at most {NAME_MAX} characters")));
+    }
+    if config.needs_one_pod() && spec.replicas > 1 {
+        problems.push(Problem::new("ordering", "Key with broker.nats needs replicas: 1"));
     }
     if !(0..=100).contains(&spec.replicas) {
         problems.push(Problem::new("replicas", format!("{} is out of range: use 0 to 100", spec.replicas)));

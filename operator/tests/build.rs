@@ -2,11 +2,11 @@
 //! object says, and the status speaks the language of kstatus.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a panic is how a test reports")]
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use k8s_openapi::api::{apps::v1::Deployment, core::v1::Pod};
 use millrace_config::{
-    CircuitBreaker,
+    CircuitBreaker, Ordering,
     status::{Part, StatusReport},
 };
 use millrace_operator_api::EventConsumer;
@@ -23,8 +23,12 @@ fn settings() -> Settings {
     Settings { runtime_image: "millrace/consumer-runtime:test".to_owned() }
 }
 
+fn examples() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/examples")
+}
+
 fn example(name: &str) -> EventConsumer {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/examples").join(format!("{name}.yaml"));
+    let path = examples().join(format!("{name}.yaml"));
     let mut object: EventConsumer = serde_yaml::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
     object.metadata.namespace = Some("shop".to_owned());
     object.metadata.uid = Some("uid".to_owned());
@@ -58,8 +62,8 @@ fn the_secrets_of_a_tls_connection_are_mounted_where_the_runtime_reads_them() {
 
 #[test]
 fn every_example_becomes_a_configuration_that_the_runtime_reads_without_complaint() {
-    for name in ["log", "email", "analytics", "nats-core"] {
-        let object = example(name);
+    for entry in std::fs::read_dir(examples()).unwrap() {
+        let object = example(entry.unwrap().path().file_stem().unwrap().to_str().unwrap());
         let config_map = desired(&object).config_map;
         let config = millrace_config::load(&config_map.data.unwrap()["config.yaml"]).unwrap();
         assert_eq!(config.consumer.namespace, "shop");
@@ -248,4 +252,20 @@ proptest! {
             prop_assert!(pod.get(field).is_none(), "{}", field);
         }
     }
+}
+
+#[test]
+fn where_two_pods_at_once_would_break_the_order_the_old_one_ends_first() {
+    let mut object = example("nats-core");
+    let strategy = |object: &EventConsumer| desired(object).deployment.spec.strategy.unwrap().type_.unwrap();
+    assert_eq!(strategy(&object), "RollingUpdate");
+
+    object.spec.ordering = Ordering::Key;
+    object.spec.ordering_key = serde_json::from_value(json!({"field": "order_id"})).unwrap();
+    object.spec.replicas = 1;
+
+    assert_eq!(strategy(&object), "Recreate");
+    object.spec.replicas = 2;
+    let Err(Error::Invalid(problems)) = validate(&object) else { panic!("two replicas are accepted") };
+    assert_eq!(problems[0].field, "ordering");
 }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::defaults;
+use crate::{Pick, defaults};
 
 /// How a repeated event is recognised, so that its effect happens once.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -13,6 +13,12 @@ pub struct Idempotency {
     /// event is skipped. `None`: every delivery is handled.
     #[serde(default)]
     pub mode: IdempotencyMode,
+
+    /// What an event is known by. Default: its source and id. With a key of your own, events with the same value are the
+    /// same event, whatever else they say: the first is handled, the others are skipped. An event without a value is
+    /// given up with the reason `InvalidId`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<Pick>,
 
     /// Seconds that a done event is remembered. Make it at least as long as the stream keeps its events.
     #[serde(default = "defaults::retention_seconds")]
@@ -81,7 +87,12 @@ pub struct Memory {
 
 impl Default for Idempotency {
     fn default() -> Self {
-        Self { mode: IdempotencyMode::default(), retention_seconds: defaults::retention_seconds(), store: None }
+        Self {
+            mode: IdempotencyMode::default(),
+            key: None,
+            retention_seconds: defaults::retention_seconds(),
+            store: None,
+        }
     }
 }
 

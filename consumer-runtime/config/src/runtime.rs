@@ -2,7 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Broker, Delivery, Handler, Idempotency, IdempotencyMode, JetStreamKv, Limits, Memory, Store, defaults};
+use crate::{
+    Broker, Delivery, Handler, Idempotency, IdempotencyMode, JetStreamKv, Limits, Memory, Ordering, Pick, Store,
+    defaults,
+};
 
 const CLAIM_MARGIN_SECONDS: u32 = 10;
 
@@ -25,6 +28,12 @@ pub struct RuntimeConfig {
     /// Concurrent handler calls.
     #[serde(default = "defaults::workers")]
     pub workers: u32,
+    /// Which events wait for each other.
+    #[serde(default)]
+    pub ordering: Ordering,
+    /// What keeps events in order.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ordering_key: Option<Pick>,
     /// How a repeated event is recognised.
     #[serde(default)]
     pub idempotency: Idempotency,
@@ -69,6 +78,12 @@ impl RuntimeConfig {
     /// never ends while its attempt may still act, and need not be renewed.
     pub fn claim_seconds(&self) -> u32 {
         self.delivery.attempt_timeout_seconds.saturating_add(CLAIM_MARGIN_SECONDS)
+    }
+
+    /// Whether two pods at once would break what is promised.
+    pub fn needs_one_pod(&self) -> bool {
+        // NATS core spreads the events of a key over all pods of a queue group.
+        self.ordering == Ordering::Key && self.broker.nats.is_some()
     }
 
     fn default_store(&self) -> Store {

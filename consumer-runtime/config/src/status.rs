@@ -95,6 +95,8 @@ pub enum ProblemReason {
     DurableConflict,
     /// The bucket exists with settings that do not fit.
     BucketConflict,
+    /// The server lacks something that is asked of it: it is too old.
+    Unsupported,
     /// The server answers with an error.
     Failing,
     /// The handler fails for every event.
@@ -117,6 +119,7 @@ impl ProblemReason {
             Self::DeadLetterStreamNotFound => "DeadLetterStreamNotFound",
             Self::DurableConflict => "DurableConflict",
             Self::BucketConflict => "BucketConflict",
+            Self::Unsupported => "Unsupported",
             Self::Failing => "Failing",
             Self::CircuitOpen => "CircuitOpen",
             Self::Paused => "Paused",
@@ -135,6 +138,7 @@ impl ProblemReason {
             | Self::DeadLetterStreamNotFound
             | Self::DurableConflict
             | Self::BucketConflict
+            | Self::Unsupported
             | Self::Paused => true,
         }
     }

@@ -41,6 +41,8 @@ pub enum TroubleReason {
     DurableConflict,
     /// The bucket exists with settings that do not fit.
     BucketConflict,
+    /// The server lacks something that is asked of it.
+    Unsupported,
     /// The server answers with an error.
     Failing,
     /// The handler fails for every event.

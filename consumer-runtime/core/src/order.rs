@@ -23,8 +23,8 @@ pub enum Ordering {
 /// Deliveries with the same order key are handled one after the other.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum OrderKey {
-    /// The order of everything that has no key of its own.
-    Lane,
+    /// The order of the lane, for everything that has no key of its own.
+    Lane(u32),
     /// A fingerprint of the value. Two values with the same one wait for each other, which does no harm.
     Value(u64),
 }
@@ -35,7 +35,7 @@ impl Ordering {
         match self {
             Self::Unordered => None,
             Self::Key(pick) => {
-                let Some(value) = pick.from_delivery(delivery) else { return Some(OrderKey::Lane) };
+                let Some(value) = pick.from_delivery(delivery) else { return Some(OrderKey::Lane(delivery.lane)) };
                 let mut hasher = DefaultHasher::new();
                 value.hash(&mut hasher);
                 Some(OrderKey::Value(hasher.finish()))
@@ -139,12 +139,12 @@ mod tests {
     fn what_is_taken_away_is_no_longer_anybody_s_successor() {
         let mut sequencer = Sequencer::default();
         for position in 1..=3 {
-            sequencer.enter(OrderKey::Lane, Position(position), position);
+            sequencer.enter(OrderKey::Lane(0), Position(position), position);
         }
 
         assert_eq!(sequencer.take_waiting(), [2, 3]);
 
         assert_eq!(sequencer.leave(Position(1)), None);
-        assert_eq!(sequencer.enter(OrderKey::Lane, Position(4), 4), Some(4));
+        assert_eq!(sequencer.enter(OrderKey::Lane(0), Position(4), 4), Some(4));
     }
 }

@@ -23,7 +23,9 @@ impl Pick {
     /// The value in `event`, which came as `delivery`; nothing where it is missing or empty.
     pub fn from_event<'a>(&self, delivery: &'a Delivery, event: &Event) -> Option<Cow<'a, [u8]>> {
         match self {
-            Self::Field(name) => event.field(name).map(String::into_bytes).map(Cow::Owned).filter(is_filled),
+            Self::Field(name) => {
+                event.field(name).filter(|value| !value.is_empty()).map(|value| Cow::Owned(value.into_bytes()))
+            }
             Self::Header(_) | Self::SubjectToken(_) | Self::MessageKey => self.from_delivery(delivery),
         }
     }
@@ -43,10 +45,6 @@ impl Pick {
             }
             Self::MessageKey => Cow::Borrowed(delivery.key.as_deref()?),
         };
-        Some(value).filter(is_filled)
+        Some(value).filter(|value: &Cow<'_, [u8]>| !value.is_empty())
     }
-}
-
-fn is_filled(value: &Cow<'_, [u8]>) -> bool {
-    !value.is_empty()
 }

@@ -4,6 +4,7 @@
 
 mod attempt;
 mod circuit;
+mod claim;
 pub mod clock;
 mod gate;
 mod give_up;

@@ -3,12 +3,11 @@
 use std::time::Duration;
 
 use millrace_core::{
-    claim::{State, Wish},
+    claim::State,
     decide::{Next, decide},
     delivery::Delivery,
-    key::{Key, fingerprint},
     outcome::{Effect, Outcome},
-    ports::{Claim, Hold, StoreError},
+    ports::Hold,
     routing::Route,
     settle::Settlement,
 };
@@ -17,6 +16,7 @@ use tracing::{debug, info, warn};
 
 use crate::{
     attempt::attempt,
+    claim::{Admission, attempt_number, claim},
     give_up::{GivenUp, give_up},
     record::{Recorded, record},
     settle::settle,
@@ -48,16 +48,13 @@ async fn settlement_of(shared: &Shared, delivery: &Delivery) -> Option<Settlemen
         shared.metrics.ignored.inc();
         return Some(Settlement::Done);
     }
-    if !shared.pause_gate.is_open() {
-        // Nothing starts until somebody has looked.
-        return Some(Settlement::RetryAfter(shared.policy.reconnect.max));
-    }
     let Some(turn) = shared.handing_back.run_until_cancelled(shared.pace.turn()).await else {
         shared.metrics.handed_back.inc();
         return Some(Settlement::RetryAfter(Duration::ZERO));
     };
-    if !shared.handler_gate.is_open() {
-        // An attempt could only fail. It is not spent: the event waits, and has no claim yet.
+    if !shared.handler_gate.is_open() || !shared.pause_gate.is_open() {
+        // An attempt could only fail, or nothing is to start until somebody has looked. It is not spent: the event waits,
+        // and has no claim yet.
         return Some(Settlement::RetryAfter(shared.policy.reconnect.max));
     }
     let Some(leave) = shared.circuit.admit() else {
@@ -73,13 +70,8 @@ async fn settlement_of(shared: &Shared, delivery: &Delivery) -> Option<Settlemen
     let number = attempt_number(shared, delivery, hold.as_ref());
     if !shared.policy.retry.allows(number) {
         let error = "every attempt ended with the death of its process or was cut";
-        return give_up(
-            shared,
-            delivery,
-            hold,
-            GivenUp::new(Reason::RetriesExhausted, error, number.saturating_sub(1)),
-        )
-        .await;
+        let given_up = GivenUp::new(Reason::RetriesExhausted, error, number.saturating_sub(1));
+        return give_up(shared, delivery, hold, given_up).await;
     }
     let left = shared.policy.retry.left(delivery.published_at, shared.clock.wall());
     if left == Some(Duration::ZERO) {
@@ -132,79 +124,6 @@ fn decode(shared: &Shared, delivery: &Delivery) -> Result<Event, GivenUp> {
     }
     Event::decode(&delivery.headers, &delivery.payload, &delivery.origin)
         .map_err(|error| GivenUp::new(error.reason(), error.to_string(), 1))
-}
-
-/// What a claim comes to.
-enum Admission {
-    /// The attempt may start, with this claim; without one where none is asked for.
-    Start(Option<Hold>),
-    /// Nothing is to be done but this.
-    Put(Settlement),
-    /// The event is to be given up.
-    Refuse(GivenUp),
-}
-
-async fn claim(shared: &Shared, delivery: &Delivery, event: &Event) -> Admission {
-    let Some(store) = &shared.store else {
-        return Admission::Start(None);
-    };
-    let Some((key, fingerprint)) = identity(shared, delivery, event) else {
-        let error = "the event has no value where idempotency.key looks for one";
-        return Admission::Refuse(GivenUp::new(Reason::InvalidId, error, 1));
-    };
-    match store.claim(&key, &Wish { fingerprint: &fingerprint, lease: shared.policy.lease }).await {
-        Ok(Claim::Claimed(claimed)) => {
-            if claimed.record.uncertain > 0 {
-                shared.metrics.possible_duplicates.inc();
-                warn!(event_id = %event.id, attempt = claimed.record.attempts, uncertain = claimed.record.uncertain,
-                    "an earlier attempt ended without word: its effect may happen twice");
-            }
-            Admission::Start(Some(Hold { key, claimed }))
-        }
-        Ok(Claim::Settled) => {
-            shared.metrics.duplicates_skipped.inc();
-            debug!(event_id = %event.id, delivered_count = delivery.delivered_count, "duplicate skipped");
-            Admission::Put(Settlement::Done)
-        }
-        Ok(Claim::Busy(remaining)) => {
-            shared.metrics.busy.inc();
-            // Its holder will most likely be done long before its claim ends.
-            let delay = remaining.min(shared.policy.retry.backoff.delay(1, fastrand::u64(..)));
-            Admission::Put(Settlement::RetryAfter(delay))
-        }
-        Ok(Claim::Conflict) => {
-            let error = "another event with the same id and other content was seen before";
-            Admission::Refuse(GivenUp::new(Reason::IdempotencyConflict, error, 1))
-        }
-        Err(error @ (StoreError::Unavailable(_) | StoreError::Fenced)) => {
-            shared.store_fails(&error);
-            Admission::Put(Settlement::RetryAfter(shared.policy.retry.backoff.delay(1, fastrand::u64(..))))
-        }
-    }
-}
-
-/// What an event is known by, and what tells it from another one that is known by the same.
-fn identity(shared: &Shared, delivery: &Delivery, event: &Event) -> Option<(Key, String)> {
-    let consumer = &shared.policy.consumer;
-    match &shared.policy.idempotency_key {
-        None => Some((Key::new(consumer, event), fingerprint(event))),
-        // Whoever chooses a key says that events with the same value are the same, whatever else they say.
-        Some(pick) => {
-            let value = pick.from_event(delivery, event)?;
-            Some((Key::of_value(consumer, &value), "key".to_owned()))
-        }
-    }
-}
-
-/// The number of the attempt that is about to start. Where the store outlives the process its count is right; else the
-/// broker's is the only one that has seen earlier processes.
-fn attempt_number(shared: &Shared, delivery: &Delivery, hold: Option<&Hold>) -> u32 {
-    let durable = shared.store.as_ref().is_some_and(|store| store.is_durable());
-    let broker_counts = shared.settler.redelivery().ack_wait().is_some();
-    match hold {
-        Some(hold) if durable || !broker_counts => hold.claimed.record.attempts,
-        _ => delivery.delivered_count,
-    }
 }
 
 async fn done(shared: &Shared, hold: Option<Hold>) -> Option<Settlement> {

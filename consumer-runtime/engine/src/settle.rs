@@ -32,9 +32,10 @@ pub(crate) async fn settle(
         }
         return;
     }
-    match settlement {
-        Some(settlement) => send(shared, &delivery, settlement).await,
-        None => warn!(origin = %delivery.origin, "left unsettled"),
+    if let Some(settlement) = settlement {
+        send(shared, &delivery, settlement).await;
+    } else {
+        warn!(origin = %delivery.origin, "left unsettled");
     }
     shared.end(&delivery);
 }

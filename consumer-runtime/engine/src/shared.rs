@@ -113,7 +113,9 @@ impl Shared {
             self.metrics.in_flight.dec();
             self.room.notify_one();
             let successor = self.sequencer().leave(delivery.position);
-            successor.into_iter().for_each(|successor| self.start(successor));
+            if let Some(successor) = successor {
+                self.start(successor);
+            }
         }
     }
 
@@ -123,7 +125,9 @@ impl Shared {
             Some(key) => self.sequencer().enter(key, delivery.position, delivery),
             None => Some(delivery),
         };
-        starts.into_iter().for_each(|delivery| self.start(delivery));
+        if let Some(delivery) = starts {
+            self.start(delivery);
+        }
     }
 
     /// What waits for others in its order, so that it is handed back.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use millrace_config::{
-    InitialPosition as ConfiguredPosition, JetStream, OnExhausted as ConfiguredOnExhausted, SecretRef,
+    InitialPosition as ConfiguredPosition, JetStream, OnExhausted as ConfiguredOnExhausted, Ordering, SecretRef,
 };
 use millrace_core::{
     health::Part,
@@ -104,6 +104,7 @@ impl Parts {
                 ConfiguredPosition::All => InitialPosition::All,
                 ConfiguredPosition::New => InitialPosition::New,
             },
+            in_order: self.config.ordering == Ordering::Key,
             ack_wait: seconds(jet_stream.ack_wait_seconds),
             dead_letter_subject: self.config.delivery.dead_letter.as_ref().map(|letter| letter.subject.clone()),
         }

@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
-use millrace_config::RuntimeConfig;
-use millrace_core::{backoff::Backoff, key::ConsumerName, rate::Rate, retry::RetryPolicy, routing::Routing};
+use millrace_config::{Ordering as ConfiguredOrdering, Pick as ConfiguredPick, RuntimeConfig};
+use millrace_core::{
+    backoff::Backoff, key::ConsumerName, order::Ordering, pick::Pick, rate::Rate, retry::RetryPolicy, routing::Routing,
+};
 use millrace_engine::{CircuitPolicy, Policy};
 
 use crate::wire::{pauses, seconds};
@@ -14,6 +16,13 @@ pub(super) fn policy(config: &RuntimeConfig) -> Policy {
         consumer: ConsumerName { namespace: config.consumer.namespace.clone(), name: config.consumer.name.clone() },
         workers: config.workers,
         routing: Routing::new(config.event_types.iter().cloned()),
+        ordering: match config.ordering {
+            ConfiguredOrdering::Unordered => Ordering::Unordered,
+            ConfiguredOrdering::Key => {
+                config.ordering_key.as_ref().and_then(pick).map_or(Ordering::Unordered, Ordering::Key)
+            }
+        },
+        idempotency_key: config.idempotency.key.as_ref().and_then(pick),
         retry: RetryPolicy {
             max_attempts: delivery.max_attempts,
             max_age: delivery.max_age_seconds.map(seconds),
@@ -40,4 +49,12 @@ pub(super) fn policy(config: &RuntimeConfig) -> Policy {
         record_time: seconds(limits.record_seconds),
         reconnect: pauses(config),
     }
+}
+
+/// Where a value is found; nothing where the configuration names no place, which its rules refuse.
+fn pick(configured: &ConfiguredPick) -> Option<Pick> {
+    let header = configured.header.clone().map(Pick::Header);
+    let field = configured.field.clone().map(Pick::Field);
+    let token = configured.subject_token.and_then(|number| usize::try_from(number).ok()).map(Pick::SubjectToken);
+    header.or(field).or(token)
 }

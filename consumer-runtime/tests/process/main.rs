@@ -4,5 +4,6 @@
 mod broker;
 mod email;
 mod give_up;
+mod order;
 mod stop;
 mod support;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use kube::{CustomResource, KubeSchema};
-use millrace_config::{Broker, Delivery, Handler, Idempotency};
+use millrace_config::{Broker, Delivery, Handler, Idempotency, Ordering, Pick};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -54,6 +54,20 @@ use crate::status::EventConsumerStatus;
         .message("idempotency.store has no use with mode None: remove it or use mode Claim"),
     validation = Rule::new("!has(self.idempotency.store) || !has(self.idempotency.store.jetStreamKV) || has(self.broker.jetStream)")
         .message("idempotency.store.jetStreamKV needs broker.jetStream: use memory with broker.nats"),
+    validation = Rule::new("self.ordering != 'Key' || has(self.orderingKey)")
+        .message("orderingKey must say what keeps events in order, for example {field: order_id}"),
+    validation = Rule::new("self.ordering == 'Key' || !has(self.orderingKey)")
+        .message("orderingKey has no use without ordering Key: remove it or set ordering: Key"),
+    validation = Rule::new("!has(self.orderingKey) || (has(self.orderingKey.header) ? 1 : 0) + (has(self.orderingKey.field) ? 1 : 0) + (has(self.orderingKey.subjectToken) ? 1 : 0) == 1")
+        .message("orderingKey must have exactly one of header, field and subjectToken"),
+    validation = Rule::new("self.ordering != 'Key' || !has(self.broker.jetStream) || (self.idempotency.mode == 'Claim' && !(has(self.idempotency.store) && has(self.idempotency.store.memory)))")
+        .message("ordering Key with broker.jetStream needs claims in a store that outlives a pod: they keep two replicas from overtaking each other"),
+    validation = Rule::new("self.ordering != 'Key' || !has(self.broker.nats) || self.replicas <= 1")
+        .message("ordering Key with broker.nats needs replicas: 1: NATS core spreads the events of a key over all replicas"),
+    validation = Rule::new("!has(self.idempotency.key) || (has(self.idempotency.key.header) ? 1 : 0) + (has(self.idempotency.key.field) ? 1 : 0) + (has(self.idempotency.key.subjectToken) ? 1 : 0) == 1")
+        .message("idempotency.key must have exactly one of header, field and subjectToken"),
+    validation = Rule::new("!has(self.idempotency.key) || self.idempotency.mode != 'None'")
+        .message("idempotency.key has no use with mode None: remove it or use mode Claim"),
     validation = Rule::new("self.delivery.onExhausted != 'DeadLetter' || has(self.delivery.deadLetter)")
         .message("delivery.deadLetter must say where dead letters go, for example {subject: dlq.orders}"),
     validation = Rule::new("self.delivery.onExhausted == 'DeadLetter' || !has(self.delivery.deadLetter)")
@@ -103,6 +117,16 @@ pub struct EventConsumerSpec {
     #[serde(default = "workers")]
     #[schemars(range(min = 1, max = 4096))]
     pub workers: u32,
+
+    /// Which events wait for each other. `Key` on `broker.jetStream` lets one replica be at work and keeps the others
+    /// standing by, so that the order holds; it needs NATS 2.14 or newer. On `broker.nats` it needs `replicas: 1`.
+    #[serde(default)]
+    pub ordering: Ordering,
+
+    /// What keeps events in order, with `ordering: Key`, for example `{field: order_id}`. Events whose key cannot be found
+    /// are in order among themselves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ordering_key: Option<Pick>,
 
     /// How a repeated event is recognised.
     #[serde(default)]

@@ -45,13 +45,7 @@ pub(super) fn build(valid: &Valid, settings: &Settings, config: &ConfigMap) -> D
             replicas: Some(valid.replicas),
             revision_history_limit: Some(3),
             selector: LabelSelector { match_labels: Some(selector(&valid.name)), ..LabelSelector::default() },
-            strategy: Some(DeploymentStrategy {
-                type_: Some("RollingUpdate".to_owned()),
-                rolling_update: Some(RollingUpdateDeployment {
-                    max_surge: Some(IntOrString::Int(1)),
-                    max_unavailable: Some(IntOrString::Int(0)),
-                }),
-            }),
+            strategy: Some(strategy(valid)),
             template: PodTemplateSpec {
                 metadata: Some(pod_metadata(valid, config)),
                 spec: Some(pod_spec(valid, settings)),
@@ -59,6 +53,20 @@ pub(super) fn build(valid: &Valid, settings: &Settings, config: &ConfigMap) -> D
             ..DeploymentSpec::default()
         },
         ..Deployment::default()
+    }
+}
+
+/// How pods are replaced: the new one before the old one, except where there may be only one.
+fn strategy(valid: &Valid) -> DeploymentStrategy {
+    if valid.config.needs_one_pod() {
+        return DeploymentStrategy { type_: Some("Recreate".to_owned()), rolling_update: None };
+    }
+    DeploymentStrategy {
+        type_: Some("RollingUpdate".to_owned()),
+        rolling_update: Some(RollingUpdateDeployment {
+            max_surge: Some(IntOrString::Int(1)),
+            max_unavailable: Some(IntOrString::Int(0)),
+        }),
     }
 }
 

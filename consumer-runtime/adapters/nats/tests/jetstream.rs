@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use millrace_core::{
     backoff::Backoff,
+    delivery::Receipt,
     health::{Health, Part, TroubleReason},
     ports::{DeadLetters, Reader, Settler},
     settle::Settlement,
@@ -46,6 +47,7 @@ fn options() -> JetStreamOptions {
         subjects: vec!["orders.placed".to_owned()],
         initial_position: InitialPosition::All,
         ack_wait: Duration::from_secs(2),
+        in_order: false,
         dead_letter_subject: Some("dlq.emails".to_owned()),
     }
 }
@@ -58,9 +60,13 @@ struct Replica {
 }
 
 async fn replica(server: &NatsServer) -> Replica {
+    replica_with(server, &options()).await
+}
+
+async fn replica_with(server: &NatsServer, options: &JetStreamOptions) -> Replica {
     let health = Arc::new(Health::starting([Part::Broker]));
     let connection = connect(&connection_options(server.url(), None), &health).await.unwrap();
-    let source = set_up(&connection, &options(), &WallClock::start(), &health).await.unwrap();
+    let source = set_up(&connection, options, &WallClock::start(), &health).await.unwrap();
     Replica { connection, health, reader: Box::new(source.reader), settler: Arc::new(source.settler) }
 }
 
@@ -254,4 +260,132 @@ async fn credentials_that_are_missing_or_wrong_are_told_apart() {
     let (reason, _) = trouble(with_secret(), options()).await;
     assert_eq!(reason, TroubleReason::StreamNotFound, "connected by now");
     std::fs::remove_dir_all(&mount).unwrap();
+}
+
+fn in_order() -> JetStreamOptions {
+    JetStreamOptions { in_order: true, ..options() }
+}
+
+async fn publish_numbers(context: &jetstream::Context, numbers: std::ops::Range<u32>) {
+    for number in numbers {
+        context.publish("orders.placed", number.to_string().into()).await.unwrap().await.unwrap();
+    }
+}
+
+/// Takes until `enough` says so of the numbers taken so far, or patience ends.
+async fn take_numbers(
+    replica: &mut Replica,
+    patience: Duration,
+    enough: impl Fn(&[u32]) -> bool,
+) -> Vec<(u32, Receipt)> {
+    let deadline = tokio::time::Instant::now() + patience;
+    let mut taken: Vec<(u32, Receipt)> = Vec::new();
+    while !enough(&taken.iter().map(|(number, _)| *number).collect::<Vec<_>>()) {
+        let budget = Budget { messages: 30, bytes: 1_000_000 };
+        let Ok(batch) = tokio::time::timeout_at(deadline, replica.reader.next_batch(budget)).await else { break };
+        for delivery in batch.into_iter().flatten() {
+            taken.push((std::str::from_utf8(&delivery.payload).unwrap().parse().unwrap(), delivery.receipt));
+        }
+    }
+    taken
+}
+
+fn numbers(taken: &[(u32, Receipt)]) -> Vec<u32> {
+    taken.iter().map(|(number, _)| *number).collect()
+}
+
+#[tokio::test]
+async fn in_order_one_replica_gets_everything_and_another_goes_on_behind_what_is_settled_when_it_dies() {
+    let server = NatsServer::jetstream().await;
+    let context = server.make_streams().await;
+    publish_numbers(&context, 0..50).await;
+    let mut first = replica_with(&server, &in_order()).await;
+    let mut second = replica_with(&server, &in_order()).await;
+
+    let taken = take_numbers(&mut first, Duration::from_secs(10), |taken| taken.len() == 50).await;
+    assert_eq!(numbers(&taken), (0..50).collect::<Vec<_>>());
+    let standing_by = take_numbers(&mut second, Duration::from_secs(1), |taken| !taken.is_empty()).await;
+    assert_eq!(numbers(&standing_by), [0; 0], "the second one stands by");
+
+    // All but 10 and 20 are settled when the first one dies, and more is published meanwhile.
+    for (_, receipt) in taken.iter().filter(|(number, _)| ![10, 20].contains(number)) {
+        first.settler.settle(receipt, Settlement::Done).await.unwrap();
+    }
+    drop(first);
+    publish_numbers(&context, 50..60).await;
+    let rest = take_numbers(&mut second, Duration::from_secs(10), |taken| taken.last() == Some(&59)).await;
+
+    assert_eq!(
+        numbers(&rest),
+        (10..60).collect::<Vec<_>>(),
+        "from the first that is not settled on, in order, with no gap"
+    );
+}
+
+#[tokio::test]
+async fn in_order_a_replica_that_leaves_passes_the_pin_on_at_once() {
+    let server = NatsServer::jetstream().await;
+    let context = server.make_streams().await;
+    publish_numbers(&context, 0..5).await;
+    let mut first = replica_with(&server, &in_order()).await;
+    let mut second = replica_with(&server, &in_order()).await;
+    let taken = take_numbers(&mut first, Duration::from_secs(10), |taken| taken.len() == 5).await;
+    while first.reader.rest().await.is_some() {}
+    let left = tokio::time::Instant::now();
+
+    let rest = take_numbers(&mut second, Duration::from_secs(10), |taken| taken.len() == 5).await;
+
+    assert!(left.elapsed() < Duration::from_secs(1), "took {:?}", left.elapsed());
+    assert_eq!(numbers(&rest), numbers(&taken));
+}
+
+#[tokio::test]
+async fn in_order_a_replica_whose_window_is_full_keeps_its_pin_by_saying_that_work_goes_on() {
+    let server = NatsServer::jetstream().await;
+    let context = server.make_streams().await;
+    publish_numbers(&context, 0..5).await;
+    let mut first = replica_with(&server, &in_order()).await;
+    let mut second = replica_with(&server, &in_order()).await;
+    let taken = take_numbers(&mut first, Duration::from_secs(10), |taken| taken.len() == 5).await;
+
+    // Three times the ack wait, in which the first one pulls nothing.
+    let working = async {
+        for _ in 0..12 {
+            for (_, receipt) in &taken {
+                first.settler.settle(receipt, Settlement::Extend).await.unwrap();
+            }
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+    };
+    let standing_by = take_numbers(&mut second, Duration::from_secs(6), |taken| !taken.is_empty());
+    let ((), standing_by) = tokio::join!(working, standing_by);
+
+    assert_eq!(numbers(&standing_by), [0; 0]);
+    publish_numbers(&context, 5..6).await;
+    let next = take_numbers(&mut first, Duration::from_secs(5), |taken| !taken.is_empty()).await;
+    assert_eq!(numbers(&next), [5], "the first one goes on where it was");
+}
+
+#[tokio::test]
+async fn in_order_nothing_is_lost_or_overtaken_when_the_server_crashes() {
+    let mut server = NatsServer::jetstream().await;
+    let context = server.make_streams().await;
+    publish_numbers(&context, 0..100).await;
+    let mut replica = replica_with(&server, &in_order()).await;
+    let mut first_seen = take_numbers(&mut replica, Duration::from_secs(10), |taken| taken.len() >= 40).await;
+    for (_, receipt) in first_seen.iter().take(20) {
+        replica.settler.settle(receipt, Settlement::Done).await.unwrap();
+    }
+
+    server.restart().await;
+    let again = take_numbers(&mut replica, Duration::from_secs(20), |taken| taken.last() == Some(&99)).await;
+    first_seen.extend(again);
+
+    let mut seen = Vec::new();
+    for number in numbers(&first_seen) {
+        if !seen.contains(&number) {
+            seen.push(number);
+        }
+    }
+    assert_eq!(seen, (0..100).collect::<Vec<_>>(), "each is seen for the first time in its order");
 }

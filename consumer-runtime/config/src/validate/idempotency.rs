@@ -1,8 +1,14 @@
 //! The rules of `idempotency`.
 
-use crate::{IdempotencyMode, Problem, RuntimeConfig, Store};
+use crate::{IdempotencyMode, Problem, RuntimeConfig, Store, validate::ordering::check_pick};
 
 pub(super) fn check(config: &RuntimeConfig, problems: &mut Vec<Problem>) {
+    if let Some(pick) = &config.idempotency.key {
+        check_pick("idempotency.key", pick, problems);
+        if config.idempotency.mode == IdempotencyMode::None {
+            problems.push(Problem::new("idempotency.key", "has no use with mode None; remove it or use mode Claim"));
+        }
+    }
     let Some(store) = &config.idempotency.store else { return };
     if config.idempotency.mode == IdempotencyMode::None {
         problems.push(Problem::new("idempotency.store", "has no use with mode None; remove it or use mode Claim"));

@@ -4,6 +4,7 @@ mod broker;
 mod delivery;
 mod handler;
 mod idempotency;
+mod ordering;
 mod subject;
 
 use crate::{Problem, RuntimeConfig, validate::subject::is_subject_filter};
@@ -16,6 +17,7 @@ impl RuntimeConfig {
         self.check_subjects(&mut problems);
         check_range("workers", self.workers, 1, 4096, &mut problems);
         self.check_queue_group(&mut problems);
+        ordering::check(self, &mut problems);
         idempotency::check(self, &mut problems);
         handler::check(&self.handler, &mut problems);
         delivery::check(self, &mut problems);

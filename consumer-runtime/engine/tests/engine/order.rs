@@ -123,7 +123,7 @@ async fn whatever_fails_and_however_often_it_is_stopped_each_key_keeps_its_order
         bench.run_until(ordered(), |bench| bench.broker.is_settled()).await;
 
         for (customer, count) in numbers.into_iter().enumerate() {
-            assert_eq!(effects(&bench, &customer.to_string()), Vec::from_iter(0..count), "seed {seed}");
+            assert_eq!(effects(&bench, &customer.to_string()), (0..count).collect::<Vec<_>>(), "seed {seed}");
         }
     }
 }

@@ -1,7 +1,8 @@
 //! The JetStream source: one durable pull consumer that all replicas share.
 
 pub(crate) mod lag;
-pub(crate) mod pull;
+pub(crate) mod pin;
+mod pull;
 pub(crate) mod reader;
 pub(crate) mod settler;
 pub(crate) mod setup;

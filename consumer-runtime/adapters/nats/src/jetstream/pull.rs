@@ -6,6 +6,8 @@ use async_nats::{HeaderMap, StatusCode};
 use millrace_core::{time::Monotonic, window::Budget};
 use serde::Serialize;
 
+use crate::jetstream::pin::GROUP;
+
 /// A pull request ends by itself after this time. A reader that leaves waits for that.
 const EXPIRES: Duration = Duration::from_secs(5);
 
@@ -13,15 +15,20 @@ const EXPIRES: Duration = Duration::from_secs(5);
 const HEARTBEAT: Duration = Duration::from_secs(1);
 
 /// A pull request, as the server reads it.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
+#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
 pub(crate) struct Pull {
     batch: u32,
     #[serde(skip_serializing_if = "Option::is_none")]
     max_bytes: Option<u32>,
     #[serde(rename = "expires", serialize_with = "nanoseconds")]
     expires: Duration,
-    #[serde(serialize_with = "nanoseconds")]
+    #[serde(serialize_with = "nanoseconds", skip_serializing_if = "Duration::is_zero")]
     idle_heartbeat: Duration,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    group: Option<&'static str>,
+    /// The pin, which the server has given to the one reader that gets events.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<String>,
 }
 
 /// What was asked of the server and has not come.
@@ -42,6 +49,21 @@ pub(crate) enum Status {
     Ended,
     /// The durable is gone, or nobody serves it.
     NoConsumer,
+    /// The pull was made with a pin that is not the one of the durable.
+    WrongPin,
+}
+
+impl Pull {
+    /// A pull that no event fits into. It only says that the one with this pin is there.
+    pub(crate) fn of_nothing(id: String) -> Self {
+        let (expires, idle_heartbeat) = (HEARTBEAT, Duration::ZERO);
+        Self { batch: 1, max_bytes: Some(1), expires, idle_heartbeat, group: Some(GROUP), id: Some(id) }
+    }
+
+    /// This pull on a durable that gives its events to one reader; with the pin, where this is the one.
+    pub(crate) fn pinned(self, id: Option<String>) -> Self {
+        Self { group: Some(GROUP), id, ..self }
+    }
 }
 
 impl Pulls {
@@ -59,7 +81,7 @@ impl Pulls {
         self.oversized = false;
         self.outstanding = self.outstanding.saturating_add(batch);
         self.silent_since = now;
-        Some(Pull { batch, max_bytes, expires: EXPIRES, idle_heartbeat: HEARTBEAT })
+        Some(Pull { batch, max_bytes, expires: EXPIRES, idle_heartbeat: HEARTBEAT, group: None, id: None })
     }
 
     /// A delivery came.
@@ -84,6 +106,9 @@ impl Pulls {
         self.outstanding = self.outstanding.saturating_sub(pending(headers).unwrap_or(self.outstanding));
         if status == StatusCode::NO_RESPONDERS || description.contains("Consumer Deleted") {
             return Status::NoConsumer;
+        }
+        if status.as_u16() == 423 {
+            return Status::WrongPin;
         }
         if description.contains("Exceeds MaxBytes") {
             self.oversized = true;

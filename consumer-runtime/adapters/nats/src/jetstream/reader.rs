@@ -14,7 +14,7 @@ use millrace_core::{
     delivery::{Delivery, Position, Receipt},
     health::{Health, Part, Trouble, TroubleReason},
     ports::{ReadError, Reader},
-    time::Clock,
+    time::{Clock, Monotonic},
     window::Budget,
 };
 use millrace_events::{BrokerKind, Origin};
@@ -23,6 +23,7 @@ use tracing::{debug, warn};
 use crate::{
     convert::headers_from,
     jetstream::{
+        pin::Pinned,
         pull::{Pulls, Status},
         setup::Durable,
     },
@@ -38,6 +39,10 @@ pub struct JetStreamReader {
     pulls: Pulls,
     /// Set when the durable must be looked at again before the next pull.
     check_durable: bool,
+    /// The hold on a durable whose events are to stay in order.
+    pinned: Option<Pinned>,
+    /// Set when the durable must start again before the next pull.
+    start_again: bool,
 }
 
 struct Subscription {
@@ -46,8 +51,24 @@ struct Subscription {
 }
 
 impl JetStreamReader {
-    pub(crate) fn new(durable: Durable, stream: String, clock: Arc<dyn Clock>, health: Arc<Health>) -> Self {
-        Self { durable, stream, clock, health, subscription: None, pulls: Pulls::default(), check_durable: false }
+    pub(crate) fn new(
+        durable: Durable,
+        stream: String,
+        pinned: Option<Pinned>,
+        clock: Arc<dyn Clock>,
+        health: Arc<Health>,
+    ) -> Self {
+        Self {
+            durable,
+            stream,
+            clock,
+            health,
+            subscription: None,
+            pulls: Pulls::default(),
+            check_durable: false,
+            pinned,
+            start_again: false,
+        }
     }
 
     /// Subscribes, if that is not done, and makes the durable again, if it may be gone.
@@ -58,6 +79,13 @@ impl JetStreamReader {
                 return Err(ReadError(trouble.message));
             }
             self.check_durable = false;
+        }
+        if let Some(pinned) = self.pinned.as_ref().filter(|_| self.start_again) {
+            // The inbox is left first, so that nothing of before is taken for what comes now.
+            self.subscription = None;
+            self.pulls.forget();
+            pinned.start_again().await?;
+            self.start_again = false;
         }
         if self.subscription.is_none() {
             let client = &self.durable.connection.client;
@@ -75,6 +103,10 @@ impl JetStreamReader {
         let Some(pull) = self.pulls.next(budget, self.clock.monotonic()) else {
             return Ok(());
         };
+        let pull = match &self.pinned {
+            Some(pinned) => pull.pinned(pinned.id()),
+            None => pull,
+        };
         let subject = format!("$JS.API.CONSUMER.MSG.NEXT.{}.{}", self.stream, self.durable.options.durable);
         let request = serde_json::to_vec(&pull).map_err(|error| ReadError(error.to_string()))?;
         let inbox = subscription.inbox.clone();
@@ -91,19 +123,30 @@ impl JetStreamReader {
         let now = self.clock.monotonic();
         if let Some(status) = message.status {
             let status = self.pulls.status(status, message.description.as_deref(), message.headers.as_ref(), now);
-            if status == Status::NoConsumer {
-                warn!(status = ?message.status, "nobody serves the durable");
-                self.check_durable = true;
-                return Err(ReadError("the durable is gone, or the server is not ready".to_owned()));
+            match (status, &self.pinned) {
+                (Status::NoConsumer, _) => {
+                    warn!(status = ?message.status, "nobody serves the durable");
+                    self.check_durable = true;
+                    return Err(ReadError("the durable is gone, or the server is not ready".to_owned()));
+                }
+                (Status::WrongPin, Some(pinned)) => pinned.lose(),
+                (Status::WrongPin | Status::Waiting | Status::Ended, _) => {}
             }
             return Ok(None);
         }
         self.pulls.delivered(now);
-        let delivery = delivery(message, now);
-        if delivery.is_none() {
+        let Some(coordinates) = message.reply.as_deref().and_then(Coordinates::parse) else {
             debug!("a message without JetStream coordinates came; it is not ours");
+            return Ok(None);
+        };
+        if let Some(pinned) = &self.pinned {
+            // What comes after a gap would be out of order: the server delivers it again.
+            self.start_again = self.start_again || !pinned.follows(message.headers.as_ref(), coordinates.number);
+            if self.start_again {
+                return Ok(None);
+            }
         }
-        Ok(delivery)
+        Ok(Some(delivery(message, coordinates, now)))
     }
 }
 
@@ -168,29 +211,30 @@ impl Reader for JetStreamReader {
     async fn rest(&mut self) -> Option<Vec<Delivery>> {
         // The server knows no way to take a pull back, and the client drops what is on its way when it unsubscribes, so
         // the pulls are left to end: within their expiry, and at once where events wait.
-        while self.pulls.are_outstanding() {
+        while self.pulls.are_outstanding() && !self.start_again {
             let patience = self.pulls.patience(self.clock.monotonic());
             let subscription = self.subscription.as_mut()?;
             let message = tokio::time::timeout(patience, subscription.messages.next()).await.ok()??;
             match self.read(message) {
                 Ok(Some(delivery)) => return Some(vec![delivery]),
                 Ok(None) => {}
-                Err(_) => return None,
+                Err(_) => break,
             }
+        }
+        if let Some(pinned) = &self.pinned {
+            pinned.release().await;
         }
         None
     }
 }
 
-/// A delivery, from a message that has JetStream's coordinates in its reply subject.
-fn delivery(message: Message, now: millrace_core::time::Monotonic) -> Option<Delivery> {
-    let reply = message.reply.clone()?;
-    let coordinates = Coordinates::parse(&reply)?;
+/// A delivery, from a message with these coordinates.
+fn delivery(message: Message, coordinates: Coordinates, now: Monotonic) -> Delivery {
     let headers = headers_from(message.headers.as_ref());
-    Some(Delivery {
+    Delivery {
         position: Position(coordinates.stream_sequence),
         delivered_count: coordinates.delivered,
-        receipt: Receipt::Reply(reply.to_string()),
+        receipt: Receipt::Reply(message.reply.as_deref().unwrap_or_default().to_owned()),
         lane: 0,
         origin: Origin {
             broker: BrokerKind::JetStream,
@@ -204,7 +248,7 @@ fn delivery(message: Message, now: millrace_core::time::Monotonic) -> Option<Del
         key: None,
         published_at: Some(coordinates.published_at),
         received_at: now,
-    })
+    }
 }
 
 /// What the reply subject of a JetStream message says (NATS ADR-15):
@@ -215,6 +259,8 @@ struct Coordinates {
     stream: String,
     delivered: u32,
     stream_sequence: u64,
+    /// The number of this delivery among all of the durable.
+    number: u64,
     published_at: Timestamp,
 }
 
@@ -226,6 +272,7 @@ impl Coordinates {
             stream: (*tokens.first()?).to_owned(),
             delivered: tokens.get(2)?.parse().ok()?,
             stream_sequence: tokens.get(3)?.parse().ok()?,
+            number: tokens.get(4)?.parse().ok()?,
             // Nanoseconds since 1970.
             published_at: Timestamp::from_nanosecond(tokens.get(5)?.parse().ok()?).ok()?,
         })
@@ -239,8 +286,13 @@ mod tests {
     #[test]
     fn both_forms_of_the_reply_subject_are_read() {
         let published_at = Timestamp::from_second(1_700_000_000).unwrap();
-        let expected =
-            Some(Coordinates { stream: "ORDERS".to_owned(), delivered: 3, stream_sequence: 100, published_at });
+        let expected = Some(Coordinates {
+            stream: "ORDERS".to_owned(),
+            delivered: 3,
+            stream_sequence: 100,
+            number: 7,
+            published_at,
+        });
 
         assert_eq!(Coordinates::parse("$JS.ACK.ORDERS.emails.3.100.7.1700000000000000000.42"), expected);
         assert_eq!(Coordinates::parse("$JS.ACK._.hash.ORDERS.emails.3.100.7.1700000000000000000.42.token"), expected);

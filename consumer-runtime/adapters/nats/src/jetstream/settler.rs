@@ -10,18 +10,20 @@ use millrace_core::{
     settle::Settlement,
 };
 
-use crate::connection::Connection;
+use crate::{connection::Connection, jetstream::pin::Pinned};
 
 /// Settles deliveries of one durable. A receipt is the reply subject of its delivery.
 #[derive(Clone, Debug)]
 pub struct JetStreamSettler {
     connection: Connection,
     ack_wait: Duration,
+    /// The hold on a durable whose events are to stay in order.
+    pinned: Option<Pinned>,
 }
 
 impl JetStreamSettler {
-    pub(crate) fn new(connection: Connection, ack_wait: Duration) -> Self {
-        Self { connection, ack_wait }
+    pub(crate) fn new(connection: Connection, ack_wait: Duration, pinned: Option<Pinned>) -> Self {
+        Self { connection, ack_wait, pinned }
     }
 
     async fn publish(&self, reply: &str, payload: Bytes) -> Result<(), SettleError> {
@@ -49,7 +51,13 @@ impl Settler for JetStreamSettler {
                 let payload = format!("-NAK {{\"delay\":{}}}", delay.as_nanos());
                 self.publish(reply, payload.into()).await
             }
-            Settlement::Extend => self.publish(reply, Bytes::from_static(b"+WPI")).await,
+            Settlement::Extend => {
+                if let Some(pinned) = &self.pinned {
+                    // A reader whose window is full pulls nothing, and is to stay the one that is pinned.
+                    pinned.keep().await;
+                }
+                self.publish(reply, Bytes::from_static(b"+WPI")).await
+            }
         }
     }
 

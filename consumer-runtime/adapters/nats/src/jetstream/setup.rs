@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use async_nats::jetstream::{
     self, ErrorCode,
-    consumer::{AckPolicy, DeliverPolicy, pull},
+    consumer::{AckPolicy, DeliverPolicy, PriorityPolicy, pull},
     context::{ConsumerInfoErrorKind, GetStreamByNameErrorKind, GetStreamErrorKind},
     stream::{ConsumerErrorKind, Stream},
 };
@@ -16,7 +16,12 @@ use tracing::info;
 
 use crate::{
     connection::Connection,
-    jetstream::{lag::LagProbe, reader::JetStreamReader, settler::JetStreamSettler},
+    jetstream::{
+        lag::LagProbe,
+        pin::{GROUP, Pinned},
+        reader::JetStreamReader,
+        settler::JetStreamSettler,
+    },
 };
 
 /// Deliveries that all replicas of a consumer together may hold. The server's default, 1,000, would be one replica's
@@ -45,6 +50,8 @@ pub struct JetStreamOptions {
     pub initial_position: InitialPosition,
     /// How long the server waits for a settlement.
     pub ack_wait: Duration,
+    /// Whether one reader at a time gets all events, in order.
+    pub in_order: bool,
     /// The subject of dead letters. A stream must cover it.
     pub dead_letter_subject: Option<String>,
 }
@@ -73,9 +80,10 @@ pub async fn set_up(
     let stream = durable.prepare().await?;
     info!(stream, durable = options.durable, "consuming");
     health.works(Part::Broker);
-    let settler = JetStreamSettler::new(connection.clone(), options.ack_wait);
+    let pinned = options.in_order.then(|| Pinned::new(connection.clone(), &stream, &options.durable));
+    let settler = JetStreamSettler::new(connection.clone(), options.ack_wait, pinned.clone());
     let lag = LagProbe::new(connection.clone(), &stream, &options.durable);
-    let reader = JetStreamReader::new(durable, stream, Arc::clone(clock), Arc::clone(health));
+    let reader = JetStreamReader::new(durable, stream, pinned, Arc::clone(clock), Arc::clone(health));
     Ok(JetStreamSource { reader, settler, lag })
 }
 
@@ -91,10 +99,26 @@ impl Durable {
     pub(crate) async fn prepare(&self) -> Result<String, Trouble> {
         let mut context = jetstream::new(self.connection.client.clone());
         context.set_timeout(self.connection.request_timeout);
+        if self.options.in_order {
+            self.check_version()?;
+        }
         let stream = self.find_stream(&context).await?;
         self.check_dead_letter_stream(&context).await?;
         self.make(&stream).await?;
         Ok(stream.cached_info().config.name.clone())
+    }
+
+    /// To keep an order a durable must be able to start again behind what is settled.
+    fn check_version(&self) -> Result<(), Trouble> {
+        let version = self.connection.client.server_info().version;
+        let mut numbers = version.split('.').map(|number| number.parse::<u32>().unwrap_or_default());
+        if (numbers.next(), numbers.next()) >= (Some(2), Some(14)) {
+            return Ok(());
+        }
+        let message = format!(
+            "ordering needs NATS Server 2.14 or newer, and this is {version}; update it, or use ordering: Unordered"
+        );
+        Err(Trouble::new(TroubleReason::Unsupported, message))
     }
 
     async fn find_stream(&self, context: &jetstream::Context) -> Result<Stream, Trouble> {
@@ -175,6 +199,10 @@ impl Durable {
             max_ack_pending: MAX_ACK_PENDING,
             filter_subject,
             filter_subjects,
+            priority_policy: if options.in_order { PriorityPolicy::PinnedClient } else { PriorityPolicy::None },
+            priority_groups: options.in_order.then(|| GROUP.to_owned()).into_iter().collect(),
+            // The pin passes on when its holder has not been heard of for as long as an event waits for its settlement.
+            priority_timeout: if options.in_order { options.ack_wait } else { Duration::ZERO },
             ..pull::Config::default()
         }
     }

@@ -1,0 +1,86 @@
+//! Step 5: the claim on an event, and what stands in its way.
+
+use millrace_core::{
+    claim::Wish,
+    delivery::Delivery,
+    key::{Key, fingerprint},
+    ports::{Claim, Hold, StoreError},
+    settle::Settlement,
+};
+use millrace_events::{Event, Reason};
+use tracing::{debug, warn};
+
+use crate::{give_up::GivenUp, shared::Shared};
+
+/// What a claim comes to.
+pub(crate) enum Admission {
+    /// The attempt may start, with this claim; without one where none is asked for.
+    Start(Option<Hold>),
+    /// Nothing is to be done but this.
+    Put(Settlement),
+    /// The event is to be given up.
+    Refuse(GivenUp),
+}
+
+pub(crate) async fn claim(shared: &Shared, delivery: &Delivery, event: &Event) -> Admission {
+    let Some(store) = &shared.store else {
+        return Admission::Start(None);
+    };
+    let Some((key, fingerprint)) = identity(shared, delivery, event) else {
+        let error = "the event has no value where idempotency.key looks for one";
+        return Admission::Refuse(GivenUp::new(Reason::InvalidId, error, 1));
+    };
+    match store.claim(&key, &Wish { fingerprint: &fingerprint, lease: shared.policy.lease }).await {
+        Ok(Claim::Claimed(claimed)) => {
+            if claimed.record.uncertain > 0 {
+                shared.metrics.possible_duplicates.inc();
+                warn!(event_id = %event.id, attempt = claimed.record.attempts, uncertain = claimed.record.uncertain,
+                    "an earlier attempt ended without word: its effect may happen twice");
+            }
+            Admission::Start(Some(Hold { key, claimed }))
+        }
+        Ok(Claim::Settled) => {
+            shared.metrics.duplicates_skipped.inc();
+            debug!(event_id = %event.id, delivered_count = delivery.delivered_count, "duplicate skipped");
+            Admission::Put(Settlement::Done)
+        }
+        Ok(Claim::Busy(remaining)) => {
+            shared.metrics.busy.inc();
+            // Its holder will most likely be done long before its claim ends.
+            let delay = remaining.min(shared.policy.retry.backoff.delay(1, fastrand::u64(..)));
+            Admission::Put(Settlement::RetryAfter(delay))
+        }
+        Ok(Claim::Conflict) => {
+            let error = "another event with the same id and other content was seen before";
+            Admission::Refuse(GivenUp::new(Reason::IdempotencyConflict, error, 1))
+        }
+        Err(error @ (StoreError::Unavailable(_) | StoreError::Fenced)) => {
+            shared.store_fails(&error);
+            Admission::Put(Settlement::RetryAfter(shared.policy.retry.backoff.delay(1, fastrand::u64(..))))
+        }
+    }
+}
+
+/// What an event is known by, and what tells it from another one that is known by the same.
+fn identity(shared: &Shared, delivery: &Delivery, event: &Event) -> Option<(Key, String)> {
+    let consumer = &shared.policy.consumer;
+    match &shared.policy.idempotency_key {
+        None => Some((Key::new(consumer, event), fingerprint(event))),
+        // Whoever chooses a key says that events with the same value are the same, whatever else they say.
+        Some(pick) => {
+            let value = pick.from_event(delivery, event)?;
+            Some((Key::of_value(consumer, &value), "key".to_owned()))
+        }
+    }
+}
+
+/// The number of the attempt that is about to start. Where the store outlives the process its count is right; else the
+/// broker's is the only one that has seen earlier processes.
+pub(crate) fn attempt_number(shared: &Shared, delivery: &Delivery, hold: Option<&Hold>) -> u32 {
+    let durable = shared.store.as_ref().is_some_and(|store| store.is_durable());
+    let broker_counts = shared.settler.redelivery().ack_wait().is_some();
+    match hold {
+        Some(hold) if durable || !broker_counts => hold.claimed.record.attempts,
+        _ => delivery.delivered_count,
+    }
+}
