@@ -6,13 +6,8 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 cache=${MILLRACE_CACHE:-$HOME/.cache/millrace}
 export KIND_CLUSTER_NAME=${KIND_CLUSTER_NAME:-millrace}
 
-engine_answers() {
-  if [ "${KIND_EXPERIMENTAL_PROVIDER:-}" = podman ]; then
-    podman info >/dev/null 2>&1
-  else
-    docker info >/dev/null 2>&1
-  fi
-}
+# The container engine of the kind provider.
+engine=${KIND_EXPERIMENTAL_PROVIDER:-docker}
 
 # Prints kind, local or existing. CLUSTER chooses; without it, an existing context that MILLRACE_CONTEXT names comes
 # first, then kind where a container engine answers, then the local provider.
@@ -22,7 +17,7 @@ provider() {
     auto)
       if [ -n "${MILLRACE_CONTEXT:-}" ]; then
         echo existing
-      elif engine_answers; then
+      elif "$engine" info >/dev/null 2>&1; then
         echo kind
       elif [ "$(uname -s)" = Linux ] && [ "$(id -u)" = 0 ]; then
         echo local
