@@ -2,32 +2,43 @@
 
 use std::{net::SocketAddr, path::PathBuf};
 
-use clap::{Parser, ValueEnum};
+use clap::{Parser, Subcommand, ValueEnum};
 use millrace_config::RuntimeConfig;
 
-/// The shared runtime of all EventConsumers.
+use crate::redrive::RedriveArgs;
+
+/// The shared runtime of all EventConsumers. Without a command it consumes.
 #[derive(Debug, Parser)]
 #[command(version)]
 pub(crate) struct Args {
+    #[command(subcommand)]
+    pub(crate) command: Option<Command>,
+
     /// The configuration file, as the operator renders it.
-    #[arg(long, env = "MILLRACE_CONFIG", default_value = "/etc/millrace/config.yaml")]
+    #[arg(long, global = true, env = "MILLRACE_CONFIG", default_value = "/etc/millrace/config.yaml")]
     config: PathBuf,
 
     /// Where Secrets are mounted: `broker` and `smtp`, with a file for each key.
-    #[arg(long, env = "MILLRACE_SECRETS_DIR", default_value = "/etc/millrace/secrets")]
+    #[arg(long, global = true, env = "MILLRACE_SECRETS_DIR", default_value = "/etc/millrace/secrets")]
     pub(crate) secrets_dir: PathBuf,
 
     /// Where /livez, /readyz, /metrics and /status are served.
-    #[arg(long, env = "MILLRACE_LISTEN", default_value = "0.0.0.0:8080")]
+    #[arg(long, global = true, env = "MILLRACE_LISTEN", default_value = "0.0.0.0:8080")]
     pub(crate) listen: SocketAddr,
 
     /// Form of the log lines.
-    #[arg(long, env = "MILLRACE_LOG_FORMAT", value_enum, default_value_t = LogFormat::Json)]
+    #[arg(long, global = true, env = "MILLRACE_LOG_FORMAT", value_enum, default_value_t = LogFormat::Json)]
     pub(crate) log_format: LogFormat,
 
     /// Which log lines are written: a level, or a tracing filter such as `info,millrace_nats=debug`.
-    #[arg(long, env = "MILLRACE_LOG", default_value = "info")]
+    #[arg(long, global = true, env = "MILLRACE_LOG", default_value = "info")]
     pub(crate) log_level: String,
+}
+
+/// What else it can do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    Redrive(RedriveArgs),
 }
 
 /// Form of the log lines.

@@ -3,6 +3,7 @@
 
 mod admin;
 mod args;
+mod redrive;
 mod report;
 mod signals;
 mod telemetry;
@@ -14,7 +15,11 @@ use clap::Parser as _;
 use millrace_engine::Drained;
 use tracing::{error, info};
 
-use crate::{args::Args, report::Reporter, wire::Parts};
+use crate::{
+    args::{Args, Command},
+    report::Reporter,
+    wire::Parts,
+};
 
 /// Exit code for a drain that its deadline cut.
 const EXIT_CUT: u8 = 1;
@@ -53,13 +58,20 @@ async fn run(args: Args, config: millrace_config::RuntimeConfig) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let parts = match Parts::new(config, args.secrets_dir.clone()) {
+    let config = match &args.command {
+        Some(Command::Redrive(redrive)) => redrive::configuration(redrive, config),
+        None => Ok(config),
+    };
+    let parts = match config.and_then(|config| Parts::new(config, args.secrets_dir.clone())) {
         Ok(parts) => parts,
         Err(problem) => {
             error!(problem, "the configuration cannot be used");
             return ExitCode::from(EXIT_CONFIG);
         }
     };
+    if let Some(Command::Redrive(redrive)) = args.command {
+        return Box::pin(redrive::run(redrive, parts, stop)).await;
+    }
     let reporter = Arc::new(Reporter::new(&parts));
     if let Err(error) = admin::serve(args.listen, Arc::clone(&reporter), parts.registry()).await {
         error!(%error, address = %args.listen, "failed to listen");

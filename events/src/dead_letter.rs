@@ -62,10 +62,13 @@ pub enum DeadLetterError {
 }
 
 impl DeadLetter {
-    /// The id of the dead letter of a message. It depends on the consumer, on where the message comes from and on its
-    /// content: a stream that was made anew counts from 1 again, and what it then holds is something else.
-    pub fn id_for(consumer: &str, origin: &Origin, payload: &[u8]) -> String {
-        let name = format!("{consumer}\0{origin}\0{}", sha256(payload));
+    /// The id of the dead letter of a message. It depends on the consumer, on where the message comes from, on its
+    /// content (a stream that was made anew counts from 1 again, and what it then holds is something else), and on how
+    /// often it was put back.
+    pub fn id_for(consumer: &str, origin: &Origin, payload: &[u8], replays: u32) -> String {
+        // An id from before replays were counted stays what it is.
+        let again = if replays == 0 { String::new() } else { format!("\0{replays}") };
+        let name = format!("{consumer}\0{origin}\0{}{again}", sha256(payload));
         Uuid::new_v5(&ID_NAMESPACE, name.as_bytes()).to_string()
     }
 
@@ -88,6 +91,17 @@ impl DeadLetter {
         headers.push("millrace-payload-bytes", payload.len().to_string());
         headers.push("millrace-payload-sha256", sha256(&payload));
         (headers, Bytes::new())
+    }
+
+    /// The size and SHA-256 of the payload that was left at its origin; nothing where the payload is here.
+    pub fn left_behind(headers: &Headers) -> Option<(usize, String)> {
+        Some((parse(headers, "millrace-payload-bytes").ok()?, parse(headers, "millrace-payload-sha256").ok()?))
+    }
+
+    /// The payload that was left at its origin, if these bytes are it.
+    #[must_use]
+    pub fn with_payload(self, payload: Bytes, expected_sha256: &str) -> Option<Self> {
+        (sha256(&payload) == expected_sha256).then_some(Self { payload, ..self })
     }
 
     /// Reads a message, with the key of its record where the broker has one, as a dead letter.

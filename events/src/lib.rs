@@ -15,6 +15,7 @@ mod json;
 mod money;
 mod origin;
 mod reason;
+mod replay;
 mod shop;
 mod structured;
 
@@ -27,5 +28,6 @@ pub use crate::{
     money::{InvalidMoney, Money},
     origin::{BrokerKind, Origin},
     reason::Reason,
+    replay::replays,
     shop::{Item, Meta, OrderPlaced, OrderShipped, PaymentProcessed, PaymentStatus, ShopEvent},
 };

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use millrace_events::{
-    BrokerKind, DeadLetter, Event, EventId, Headers, Item, Meta, Money, OrderPlaced, Origin, Reason, ShopEvent,
+    BrokerKind, DeadLetter, Event, EventId, Headers, Item, Meta, Money, OrderPlaced, Origin, Reason, ShopEvent, replays,
 };
 use proptest::prelude::*;
 
@@ -240,7 +240,7 @@ fn dead_letter() -> DeadLetter {
     headers.push("Nats-Msg-Id", "chosen by the publisher");
     headers.push("millrace-reason", "forged");
     DeadLetter {
-        id: DeadLetter::id_for("shop/emails", &origin(), b"{"),
+        id: DeadLetter::id_for("shop/emails", &origin(), b"{", 0),
         reason: Reason::Undecodable,
         error: "EOF while parsing".to_owned(),
         attempts: 1,
@@ -264,9 +264,25 @@ fn a_dead_letter_is_written_as_its_golden_file_says_and_trusts_no_header_of_the_
 }
 
 #[test]
+fn what_is_put_back_is_the_original_and_counts_for_the_consumer_that_gave_it_up_only() {
+    let mut second = DeadLetter { replays: 1, ..dead_letter() };
+    // What it was put back with the first time is among its original headers.
+    second.headers = dead_letter().replay_headers();
+
+    let headers = second.replay_headers();
+
+    assert_eq!(headers.get_str("ce-id"), Some("1"));
+    assert_eq!(headers.get_str("Nats-Msg-Id"), Some("chosen by the publisher"));
+    assert_eq!(headers.count("millrace-replays"), 1);
+    assert_eq!((replays(&headers, "shop/emails"), replays(&headers, "shop/analytics")), (2, 0));
+    let again = DeadLetter::id_for("shop/emails", &origin(), b"{", 2);
+    assert_ne!(again, second.id, "its next dead letter is another one");
+}
+
+#[test]
 fn the_id_of_a_dead_letter_stays_the_same_for_the_same_message_only() {
     let id = |consumer: &str, sequence, payload: &[u8]| {
-        DeadLetter::id_for(consumer, &Origin { sequence: Some(sequence), ..origin() }, payload)
+        DeadLetter::id_for(consumer, &Origin { sequence: Some(sequence), ..origin() }, payload, 0)
     };
     assert_eq!(id("a/b", 1, b"x"), id("a/b", 1, b"x"));
     for other in [id("a/c", 1, b"x"), id("a/b", 2, b"x"), id("a/b", 1, b"y")] {

@@ -44,6 +44,16 @@ impl Key {
         Self(hash([consumer.namespace.as_bytes(), consumer.name.as_bytes(), value]))
     }
 
+    /// The key under which an event is handled that was put back for the `replays`-th time: another one each time, so that
+    /// what is recorded of it does not keep it from being handled, and the same one for every copy of it.
+    #[must_use]
+    pub fn replayed(self, replays: u32) -> Self {
+        if replays == 0 {
+            return self;
+        }
+        Self(hash([self.0.as_bytes(), &replays.to_be_bytes()]))
+    }
+
     /// The key as text.
     pub fn as_str(&self) -> &str {
         &self.0

@@ -7,7 +7,7 @@ use millrace_core::{
     ports::{Claim, Hold, StoreError},
     settle::Settlement,
 };
-use millrace_events::{Event, Reason};
+use millrace_events::{Event, Reason, replays};
 use tracing::{debug, warn};
 
 use crate::{give_up::GivenUp, shared::Shared};
@@ -64,12 +64,13 @@ pub(crate) async fn claim(shared: &Shared, delivery: &Delivery, event: &Event) -
 /// What an event is known by, and what tells it from another one that is known by the same.
 fn identity(shared: &Shared, delivery: &Delivery, event: &Event) -> Option<(Key, String)> {
     let consumer = &shared.policy.consumer;
+    let replays = replays(&delivery.headers, &consumer.to_string());
     match &shared.policy.idempotency_key {
-        None => Some((Key::new(consumer, event), fingerprint(event))),
+        None => Some((Key::new(consumer, event).replayed(replays), fingerprint(event))),
         // Whoever chooses a key says that events with the same value are the same, whatever else they say.
         Some(pick) => {
             let value = pick.from_event(delivery, event)?;
-            Some((Key::of_value(consumer, &value), "key".to_owned()))
+            Some((Key::of_value(consumer, &value).replayed(replays), "key".to_owned()))
         }
     }
 }

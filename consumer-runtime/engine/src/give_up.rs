@@ -11,7 +11,7 @@ use millrace_core::{
     ports::{DeadLetters, Hold},
     settle::Settlement,
 };
-use millrace_events::{DeadLetter, Reason};
+use millrace_events::{DeadLetter, Reason, replays};
 use tracing::{error, warn};
 
 use crate::{
@@ -105,8 +105,9 @@ fn dead_letter(shared: &Shared, delivery: &Delivery, hold: Option<&Hold>, given_
     let now: Timestamp = shared.clock.wall();
     let first_failure = hold.and_then(|hold| hold.claimed.record.first_failure).unwrap_or(now);
     let consumer = shared.policy.consumer.to_string();
+    let replays = replays(&delivery.headers, &consumer);
     DeadLetter {
-        id: DeadLetter::id_for(&consumer, &delivery.origin, &delivery.payload),
+        id: DeadLetter::id_for(&consumer, &delivery.origin, &delivery.payload, replays),
         reason: given_up.reason,
         error: given_up.error,
         attempts: given_up.attempts,
@@ -114,7 +115,7 @@ fn dead_letter(shared: &Shared, delivery: &Delivery, hold: Option<&Hold>, given_
         last_failure: now,
         origin: delivery.origin.clone(),
         consumer,
-        replays: 0,
+        replays,
         key: delivery.key.clone(),
         headers: delivery.headers.clone(),
         payload: delivery.payload.clone(),

@@ -65,6 +65,15 @@ impl Parts {
         })
     }
 
+    /// Who consumes: `namespace/name`.
+    pub(crate) fn consumer(&self) -> String {
+        policy::policy(&self.config).consumer.to_string()
+    }
+
+    pub(crate) fn clock(&self) -> Arc<dyn Clock> {
+        Arc::clone(&self.clock)
+    }
+
     pub(crate) fn registry(&self) -> Arc<Registry> {
         Arc::clone(&self.registry)
     }
@@ -83,6 +92,10 @@ impl Parts {
     pub(crate) async fn connect(self, reporter: &Reporter) -> Engine {
         // Events are taken when the handler works too: none is to fail for a Secret that is not there yet.
         let (connected, ()) = tokio::join!(self.connect_nats(reporter), self.check_handler());
+        self.engine(connected)
+    }
+
+    fn engine(self, connected: Connected) -> Engine {
         Engine {
             policy: policy::policy(&self.config),
             reader: connected.reader,

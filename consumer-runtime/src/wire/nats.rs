@@ -9,9 +9,9 @@ use millrace_core::{
     health::Part,
     ports::{DeadLetters, Reader, Settler},
 };
-use millrace_engine::OnExhausted;
+use millrace_engine::{Engine, OnExhausted};
 use millrace_nats::{
-    Connection, ConnectionOptions, CoreDeadLetters, CoreOptions, DeadLetterOptions, InitialPosition,
+    Connection, ConnectionOptions, CoreDeadLetters, CoreOptions, DeadLetterOptions, DeadLetterStream, InitialPosition,
     JetStreamDeadLetters, JetStreamOptions, MountedSecret, TlsOptions, connect, set_up, subscribe,
 };
 
@@ -34,6 +34,24 @@ impl Parts {
         let store = self.open_store(&connection).await;
         let Source { reader, settler, on_exhausted } = self.open_source(&connection, reporter).await;
         Connected { reader, settler, on_exhausted, store }
+    }
+
+    /// The dead letters of this consumer, once its broker answers.
+    pub(crate) async fn dead_letter_stream(&self) -> DeadLetterStream {
+        let (options, subject) = (self.connection_options(), self.dead_letter_options().subject);
+        let connection = self.until_it_works(Part::Broker, || connect(&options, &self.health)).await;
+        self.until_it_works(Part::Broker, || DeadLetterStream::open(&connection, &subject)).await
+    }
+
+    /// An engine on another source than the one of the configuration, with everything else from there.
+    pub(crate) async fn engine_on(self, reader: impl Reader + 'static, settler: impl Settler + 'static) -> Engine {
+        let options = self.connection_options();
+        let connection = self.until_it_works(Part::Broker, || connect(&options, &self.health)).await;
+        let (store, ()) = tokio::join!(self.open_store(&connection), self.check_handler());
+        let on_exhausted =
+            self.on_exhausted(|options| Arc::new(JetStreamDeadLetters::new(connection.clone(), options)));
+        let reader = Box::new(reader);
+        self.engine(Connected { reader, settler: Arc::new(settler), on_exhausted, store })
     }
 
     fn connection_options(&self) -> ConnectionOptions {

@@ -5,5 +5,6 @@ mod broker;
 mod email;
 mod give_up;
 mod order;
+mod redrive;
 mod stop;
 mod support;

@@ -4,7 +4,7 @@ use std::{
     fs,
     io::{Read as _, Write as _},
     net::TcpStream as StdTcpStream,
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     time::{Duration, Instant},
 };
@@ -23,7 +23,8 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 pub(crate) struct Runtime {
     pub(crate) process: Child,
     port: u16,
-    _folder: TempDir,
+    folder: TempDir,
+    secrets: PathBuf,
 }
 
 impl Runtime {
@@ -56,7 +57,15 @@ handler: {handler}
         fs::write(&config, text).unwrap();
         let port = free_port();
         let process = spawn(&config, secrets, port);
-        Self { process, port, _folder: folder }
+        Self { process, port, folder, secrets: secrets.to_owned() }
+    }
+
+    /// `consumer-runtime redrive` with this runtime's configuration.
+    pub(crate) fn redrive(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_consumer-runtime"));
+        command.arg("--config").arg(self.folder.path().join("config.yaml")).arg("--secrets-dir").arg(&self.secrets);
+        command.arg("redrive").args(arguments).stdout(Stdio::piped()).stderr(Stdio::null());
+        command
     }
 
     /// The status code and body of an answer.

@@ -15,6 +15,8 @@ pub use crate::{
     dead_letters::{CoreDeadLetters, DeadLetterOptions, JetStreamDeadLetters},
     jetstream::{
         lag::LagProbe,
+        letters::{DeadLetterStream, LettersError, StoredLetter},
+        letters_source::{LetterReader, LetterSettler, Selection},
         reader::JetStreamReader,
         settler::JetStreamSettler,
         setup::{InitialPosition, JetStreamOptions, JetStreamSource, set_up},

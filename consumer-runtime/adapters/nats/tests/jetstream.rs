@@ -17,8 +17,8 @@ use millrace_core::{
 };
 use millrace_events::{BrokerKind, DeadLetter, Headers, Origin, Reason};
 use millrace_nats::{
-    Connection, ConnectionOptions, DeadLetterOptions, InitialPosition, JetStreamDeadLetters, JetStreamOptions,
-    MountedSecret, connect, set_up,
+    Connection, ConnectionOptions, DeadLetterOptions, DeadLetterStream, InitialPosition, JetStreamDeadLetters,
+    JetStreamOptions, MountedSecret, connect, set_up,
 };
 use millrace_testkit::{
     clock::WallClock,
@@ -159,7 +159,7 @@ fn dead_letter(payload: Bytes) -> DeadLetter {
         sequence: Some(1),
     };
     DeadLetter {
-        id: DeadLetter::id_for("shop/emails", &origin, &payload),
+        id: DeadLetter::id_for("shop/emails", &origin, &payload, 0),
         reason: Reason::Undecodable,
         error: "e".to_owned(),
         attempts: 1,
@@ -194,6 +194,33 @@ async fn a_dead_letter_is_in_its_stream_once_when_it_is_published_twice_and_one_
     dead_letters.publish(&DeadLetter { id: "other".to_owned(), ..large }).await.unwrap();
     let message = stream.get_raw_message(2).await.unwrap();
     assert_eq!(message.headers.get("millrace-payload-bytes").unwrap().as_str(), "200000");
+}
+
+#[tokio::test]
+async fn a_dead_letter_is_read_back_with_the_payload_that_was_left_at_its_origin_while_that_is_there() {
+    let server = NatsServer::jetstream().await;
+    let context = server.make_streams().await;
+    let replica = replica(&server).await;
+    let options = DeadLetterOptions { subject: "dlq.emails".to_owned(), max_bytes: 100_000 };
+    let dead_letters = JetStreamDeadLetters::new(replica.connection.clone(), options);
+    let large = dead_letter(vec![b'x'; 200_000].into());
+    context.publish("orders.placed", large.payload.clone()).await.unwrap().await.unwrap();
+    dead_letters.publish(&large).await.unwrap();
+    context.publish("dlq.emails", "not a dead letter".into()).await.unwrap().await.unwrap();
+    let letters = DeadLetterStream::open(&replica.connection, "dlq.emails").await.unwrap();
+
+    let first = letters.next(0).await.unwrap().unwrap();
+    assert_eq!(first.letter.unwrap(), large);
+    let second = letters.next(first.sequence).await.unwrap().unwrap();
+    assert!(second.letter.unwrap_err().contains("no dead letter"));
+    assert!(letters.next(second.sequence).await.unwrap().is_none());
+
+    context.get_stream("ORDERS").await.unwrap().purge().await.unwrap();
+    let gone = letters.next(0).await.unwrap().unwrap().letter.unwrap_err();
+    assert!(gone.contains("cannot be read at its origin"), "{gone}");
+    letters.remove(first.sequence).await.unwrap();
+    letters.remove(first.sequence).await.unwrap();
+    assert_eq!(letters.next(0).await.unwrap().unwrap().sequence, second.sequence);
 }
 
 /// The trouble that a set-up ends in.

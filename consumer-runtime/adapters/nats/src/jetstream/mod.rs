@@ -1,6 +1,8 @@
 //! The JetStream source: one durable pull consumer that all replicas share.
 
 pub(crate) mod lag;
+pub(crate) mod letters;
+pub(crate) mod letters_source;
 pub(crate) mod pin;
 mod pull;
 pub(crate) mod reader;

@@ -1,0 +1,141 @@
+//! The dead letters of a consumer in their stream: reading them, putting them back, taking them out.
+
+use async_nats::jetstream::{
+    self,
+    context::GetStreamByNameErrorKind,
+    message::StreamMessage,
+    stream::{RawMessageErrorKind, Stream},
+};
+use bytes::Bytes;
+use millrace_core::health::{Trouble, TroubleReason};
+use millrace_events::{DeadLetter, Origin};
+
+use crate::{
+    connection::Connection,
+    convert::{headers_from, headers_to},
+};
+
+/// The dead letters of a consumer in their stream.
+#[derive(Clone, Debug)]
+pub struct DeadLetterStream {
+    context: jetstream::Context,
+    stream: Stream,
+    subject: String,
+    /// The last message when it was opened. Later ones are left for another time.
+    last: u64,
+}
+
+/// A dead letter in its stream.
+#[derive(Clone, Debug)]
+pub struct StoredLetter {
+    /// Its place there.
+    pub sequence: u64,
+    /// The dead letter, or why it is none.
+    pub letter: Result<DeadLetter, String>,
+}
+
+/// A dead letter that could not be read, put back or taken out.
+#[derive(Debug, thiserror::Error)]
+pub enum LettersError {
+    /// The stream cannot be read.
+    #[error("failed to read the dead letters: {0}")]
+    Read(String),
+    /// The message was not taken by the broker.
+    #[error("failed to put a dead letter back: {0}")]
+    PutBack(String),
+    /// The broker knows a message with its id and has dropped this one.
+    #[error(
+        "the broker still remembers the message and dropped its copy: try again after the stream's duplicate window"
+    )]
+    Remembered,
+    /// It is still in its stream.
+    #[error("failed to take a dead letter out of its stream: {0}")]
+    Remove(String),
+}
+
+impl DeadLetterStream {
+    /// Finds the stream that covers `subject`.
+    ///
+    /// # Errors
+    /// `DeadLetterStreamNotFound` or `Failing`, with what to do.
+    pub async fn open(connection: &Connection, subject: &str) -> Result<Self, Trouble> {
+        let mut context = jetstream::new(connection.client.clone());
+        context.set_timeout(connection.request_timeout);
+        let failing = |error: &dyn std::fmt::Display| {
+            let message = format!("failed to look up the dead-letter stream: {error}");
+            connection.trouble_or(Trouble::new(TroubleReason::Failing, message))
+        };
+        let name = context.stream_by_subject(subject).await.map_err(|error| match error.kind() {
+            GetStreamByNameErrorKind::NotFound => {
+                let message = format!("no stream covers the dead-letter subject {subject:?}");
+                Trouble::new(TroubleReason::DeadLetterStreamNotFound, message)
+            }
+            _ => failing(&error),
+        })?;
+        let stream = context.get_stream(&name).await.map_err(|error| failing(&error))?;
+        let last = stream.cached_info().state.last_sequence;
+        Ok(Self { context, stream, subject: subject.to_owned(), last })
+    }
+
+    /// The first dead letter behind a place; nothing when there is none that was there when the stream was opened.
+    ///
+    /// # Errors
+    /// When the stream cannot be read.
+    pub async fn next(&self, behind: u64) -> Result<Option<StoredLetter>, LettersError> {
+        let from = behind.saturating_add(1);
+        let found = self.stream.get_first_raw_message_by_subject(&self.subject, from).await;
+        let message = match found {
+            Ok(message) if message.sequence <= self.last => message,
+            Ok(_) => return Ok(None),
+            Err(error) if matches!(error.kind(), RawMessageErrorKind::NoMessageFound) => return Ok(None),
+            Err(error) => return Err(LettersError::Read(error.to_string())),
+        };
+        Ok(Some(StoredLetter { sequence: message.sequence, letter: self.letter(message).await }))
+    }
+
+    /// The dead letter that a message is, with its payload, wherever that is.
+    async fn letter(&self, message: StreamMessage) -> Result<DeadLetter, String> {
+        let headers = headers_from(Some(&message.headers));
+        let letter =
+            DeadLetter::decode(&headers, None, message.payload).map_err(|error| format!("no dead letter: {error}"))?;
+        let Some((_, sha256)) = DeadLetter::left_behind(&headers) else { return Ok(letter) };
+        let payload = self.payload_at(&letter.origin).await?;
+        letter.with_payload(payload, &sha256).ok_or_else(|| "what is at its origin now is another message".to_owned())
+    }
+
+    async fn payload_at(&self, origin: &Origin) -> Result<Bytes, String> {
+        let (Some(stream), Some(sequence)) = (&origin.stream, origin.sequence) else {
+            return Err("its payload was left at its origin, which keeps nothing".to_owned());
+        };
+        let gone = |error: &dyn std::fmt::Display| format!("its payload cannot be read at its origin: {error}");
+        let stream = self.context.get_stream(stream).await.map_err(|error| gone(&error))?;
+        stream.get_raw_message(sequence).await.map(|message| message.payload).map_err(|error| gone(&error))
+    }
+
+    /// Publishes the original message again, on its own subject, and returns when the broker has it.
+    ///
+    /// # Errors
+    /// When the broker does not confirm it, or has dropped it as a message that it knows.
+    pub async fn put_back(&self, letter: &DeadLetter) -> Result<(), LettersError> {
+        let headers = headers_to(&letter.replay_headers());
+        let subject = letter.origin.subject.clone();
+        let failed = |error: &dyn std::fmt::Display| LettersError::PutBack(error.to_string());
+        let sent = self.context.publish_with_headers(subject, headers, letter.payload.clone()).await;
+        let confirmed = sent.map_err(|error| failed(&error))?.await.map_err(|error| failed(&error))?;
+        if confirmed.duplicate { Err(LettersError::Remembered) } else { Ok(()) }
+    }
+
+    /// Takes a dead letter out of its stream. One that is not there any more is out.
+    ///
+    /// # Errors
+    /// When the broker does not confirm it.
+    pub async fn remove(&self, sequence: u64) -> Result<(), LettersError> {
+        match self.stream.delete_message(sequence).await {
+            Ok(_) => Ok(()),
+            Err(error) => match self.stream.get_raw_message(sequence).await {
+                Err(gone) if matches!(gone.kind(), RawMessageErrorKind::NoMessageFound) => Ok(()),
+                _ => Err(LettersError::Remove(error.to_string())),
+            },
+        }
+    }
+}

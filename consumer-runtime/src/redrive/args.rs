@@ -1,0 +1,56 @@
+//! What is to be put back, and how.
+
+use clap::{Args, ValueEnum};
+use jiff::Timestamp;
+use millrace_events::Reason;
+
+/// Puts dead letters of this consumer back. Nothing is lost: a letter leaves its stream when its event is handled, or when
+/// the broker has confirmed its message, and not before; running it again goes on where it was.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct RedriveArgs {
+    /// Where they go: to the handler of this consumer, in this process; or to the source, where all its consumers see the
+    /// message again (others than this one recognise an event that they have done).
+    #[arg(long, value_enum, default_value_t = Target::Handler)]
+    pub(super) to: Target,
+
+    /// Only letters with this reason, for example `RetriesExhausted`. May be repeated.
+    #[arg(long = "reason", value_name = "REASON")]
+    pub(super) reasons: Vec<Reason>,
+
+    /// Only letters of events that failed last at this time or later, for example `2026-01-31T12:00:00Z`.
+    #[arg(long, value_name = "TIME")]
+    pub(super) from: Option<Timestamp>,
+
+    /// Only letters of events that failed last before this time.
+    #[arg(long, value_name = "TIME")]
+    pub(super) until: Option<Timestamp>,
+
+    /// Only the letter of the event with this id. May be repeated.
+    #[arg(long = "event-id", value_name = "ID")]
+    pub(super) event_ids: Vec<String>,
+
+    /// Most letters put back.
+    #[arg(long, value_name = "N", default_value_t = 1000)]
+    pub(super) max_messages: u32,
+
+    /// Most letters put back in a second.
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub(super) per_second: u32,
+
+    /// A letter that was put back so often is parked: it stays where it is.
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    pub(super) max_replays: u32,
+
+    /// Shows what would be put back, and does nothing.
+    #[arg(long)]
+    pub(super) dry_run: bool,
+}
+
+/// Where dead letters go.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+pub(crate) enum Target {
+    /// The handler of this consumer.
+    Handler,
+    /// The subject that they came from.
+    Source,
+}

@@ -1,0 +1,88 @@
+//! Which dead letters are put back. Pure.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use millrace_events::{DeadLetter, Event};
+use millrace_nats::{Selection, StoredLetter};
+
+use crate::redrive::args::RedriveArgs;
+
+/// What became of the letters so far.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(super) struct Counts {
+    /// Letters that the filter is for.
+    pub(super) matched: u64,
+    /// Of those, left where they are because they were put back too often.
+    pub(super) parked: u64,
+    /// Of those, left where they are because they cannot be read.
+    pub(super) unreadable: u64,
+    /// Taken to be put back.
+    pub(super) taken: u64,
+}
+
+/// Selects letters by the command line, and counts.
+#[derive(Clone, Debug)]
+pub(super) struct Filter {
+    args: RedriveArgs,
+    consumer: String,
+    counts: Arc<Mutex<Counts>>,
+}
+
+impl Filter {
+    pub(super) fn new(args: RedriveArgs, consumer: String) -> Self {
+        Self { args, consumer, counts: Arc::default() }
+    }
+
+    pub(super) fn counts(&self) -> Counts {
+        *self.lock()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Counts> {
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn matches(&self, letter: &DeadLetter) -> bool {
+        let RedriveArgs { reasons, from, until, event_ids, .. } = &self.args;
+        letter.consumer == self.consumer
+            && (reasons.is_empty() || reasons.contains(&letter.reason))
+            && from.is_none_or(|from| letter.last_failure >= from)
+            && until.is_none_or(|until| letter.last_failure < until)
+            && (event_ids.is_empty() || event_id(letter).is_some_and(|id| event_ids.contains(&id)))
+    }
+}
+
+impl Selection for Filter {
+    fn take(&mut self, stored: StoredLetter) -> Option<DeadLetter> {
+        let mut counts = self.lock();
+        let letter = match stored.letter {
+            Ok(letter) if self.matches(&letter) => letter,
+            Ok(_) => return None,
+            Err(problem) => {
+                tracing::warn!(
+                    sequence = stored.sequence,
+                    problem,
+                    "a dead letter cannot be read; it stays where it is"
+                );
+                counts.unreadable = counts.unreadable.saturating_add(1);
+                return None;
+            }
+        };
+        counts.matched = counts.matched.saturating_add(1);
+        if letter.replays >= self.args.max_replays {
+            counts.parked = counts.parked.saturating_add(1);
+            return None;
+        }
+        counts.taken = counts.taken.saturating_add(1);
+        Some(letter)
+    }
+
+    fn is_complete(&self) -> bool {
+        self.counts().taken >= u64::from(self.args.max_messages)
+    }
+}
+
+/// The id of the event, where the letter is of one that can be read.
+pub(super) fn event_id(letter: &DeadLetter) -> Option<String> {
+    let event = Event::decode(&letter.headers, &letter.payload, &letter.origin).ok()?;
+    Some(event.id.to_string())
+}

@@ -1,0 +1,138 @@
+//! Protects putting dead letters back: by the process that a user starts, with nothing lost and nothing done twice.
+
+use std::{
+    process::Output,
+    time::{Duration, Instant},
+};
+
+use async_nats::jetstream;
+use millrace_testkit::{mailpit::Mailpit, nats_server::NatsServer};
+
+use crate::support::{PATIENCE, Runtime, Secret, eventually, publish, wait_until};
+
+/// A consumer of e-mails whose mail server may refuse everybody, for good.
+struct Emails {
+    server: NatsServer,
+    context: jetstream::Context,
+    mail_server: Mailpit,
+    runtime: Runtime,
+    _secret: Secret,
+}
+
+impl Emails {
+    async fn start() -> Self {
+        let server = NatsServer::jetstream().await;
+        let mail_server = Mailpit::start(&[]).await;
+        let secret = Secret::for_server(mail_server.smtp_port());
+        let context = server.make_streams().await;
+        let handler = "{email: {smtpSecretRef: {name: smtp}, from: shop@example.com}}";
+        let more = "
+workers: 4
+delivery: {attemptTimeoutSeconds: 2, deadLetter: {subject: dlq.emails}}";
+        let runtime = Runtime::with(&server, "emails", 2, handler, more, secret.folder());
+        Self { server, context, mail_server, runtime, _secret: secret }
+    }
+
+    /// Publishes orders that the mail server refuses, and waits for their dead letters.
+    async fn publish_refused(&self, count: u32) {
+        self.mail_server.refuse_recipients(550).await;
+        publish(&self.context, 0..count).await;
+        wait_until("they are dead", PATIENCE, async || self.dead_letters().await == u64::from(count)).await;
+    }
+
+    async fn dead_letters(&self) -> u64 {
+        self.context.get_stream("DLQ").await.unwrap().cached_info().state.messages
+    }
+
+    async fn mails(&self) -> usize {
+        self.mail_server.mails().await.len()
+    }
+}
+
+/// What it said at the end, if it succeeded as expected.
+fn summary(output: &Output, success: bool) -> String {
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.success(), success, "{said}");
+    said.lines().last().unwrap_or_default().to_owned()
+}
+
+#[tokio::test]
+async fn dead_letters_are_shown_handled_once_and_parked_when_they_fail_too_often() {
+    let emails = Emails::start().await;
+    emails.publish_refused(5).await;
+
+    let shown = emails.runtime.redrive(&["--dry-run", "--reason", "HandlerRejected"]).output().unwrap();
+    assert!(summary(&shown, true).starts_with("redrive: target=none matched=5 replayed=5"), "{shown:?}");
+    assert!(String::from_utf8_lossy(&shown.stdout).contains("id=3\tjetstream://ORDERS/orders.placed#4"), "{shown:?}");
+    assert_eq!((emails.dead_letters().await, emails.mails().await), (5, 0), "nothing was done");
+
+    // It fails again: a new dead letter takes the place of each old one, and next time they are parked.
+    let again = emails.runtime.redrive(&["--max-replays", "1"]).output().unwrap();
+    assert_eq!(
+        summary(&again, false),
+        "redrive: target=handler matched=5 replayed=5 succeeded=0 failed=5 parked=0 unreadable=0"
+    );
+    let parked = emails.runtime.redrive(&["--max-replays", "1"]).output().unwrap();
+    assert_eq!(
+        summary(&parked, true),
+        "redrive: target=handler matched=5 replayed=0 succeeded=0 failed=0 parked=5 unreadable=0"
+    );
+    assert_eq!(emails.dead_letters().await, 5);
+
+    emails.mail_server.refuse_recipients(0).await;
+    let one = emails.runtime.redrive(&["--event-id", "3"]).output().unwrap();
+    assert_eq!(
+        summary(&one, true),
+        "redrive: target=handler matched=1 replayed=1 succeeded=1 failed=0 parked=0 unreadable=0"
+    );
+    let rest = emails.runtime.redrive(&[]).output().unwrap();
+    assert_eq!(
+        summary(&rest, true),
+        "redrive: target=handler matched=4 replayed=4 succeeded=4 failed=0 parked=0 unreadable=0"
+    );
+    assert_eq!((emails.dead_letters().await, emails.mails().await), (0, 5), "each once");
+}
+
+#[tokio::test]
+async fn what_goes_back_to_the_source_is_handled_by_who_gave_it_up_and_recognised_by_others() {
+    let emails = Emails::start().await;
+    let others = Runtime::start(&emails.server, 2);
+    emails.publish_refused(5).await;
+    eventually("the others have them", PATIENCE, || others.orders() == 5).await;
+    emails.mail_server.refuse_recipients(0).await;
+
+    let output = emails.runtime.redrive(&["--to", "source"]).output().unwrap();
+
+    assert_eq!(
+        summary(&output, true),
+        "redrive: target=source matched=5 replayed=5 succeeded=5 failed=0 parked=0 unreadable=0"
+    );
+    wait_until("the mails came", PATIENCE, async || emails.mails().await == 5).await;
+    eventually("the others skip them", PATIENCE, || others.total("duplicatesSkipped") == 5).await;
+    assert_eq!((others.orders(), emails.dead_letters().await), (5, 0));
+}
+
+#[tokio::test]
+async fn a_redrive_that_is_killed_loses_nothing_and_the_next_one_goes_on() {
+    let emails = Emails::start().await;
+    emails.publish_refused(40).await;
+    emails.mail_server.refuse_recipients(0).await;
+
+    let mut killed = emails.runtime.redrive(&["--per-second", "40"]).spawn().unwrap();
+    wait_until("it is at work", PATIENCE, async || emails.mails().await >= 10).await;
+    killed.kill().unwrap();
+    killed.wait().unwrap();
+    assert!(emails.mails().await < 40, "it was killed in the middle");
+
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while emails.dead_letters().await > 0 {
+        assert!(Instant::now() < deadline, "{} are left", emails.dead_letters().await);
+        summary(&emails.runtime.redrive(&["--per-second", "1000"]).output().unwrap(), true);
+    }
+    let mut ids: Vec<_> = emails.mail_server.mails().await.into_iter().map(|mail| mail.message_id).collect();
+    let all = ids.len();
+    ids.sort_unstable();
+    ids.dedup();
+    assert_eq!(ids.len(), 40, "nothing is lost");
+    assert!(all <= 44, "{all} mails: only what 4 workers had in hand may come twice");
+}
