@@ -79,7 +79,11 @@ impl Reporter {
             phase: self.phase(),
             delivery_guarantee: self.delivery_guarantee,
             problems: self.health.troubles().into_iter().map(problem).collect(),
-            lag: Lag { pending, in_flight: totals.in_flight },
+            lag: Lag {
+                pending,
+                in_flight: totals.in_flight,
+                oldest_seconds: Some(totals.oldest_seconds).filter(|seconds| *seconds > 0),
+            },
             totals: Totals {
                 deliveries: totals.deliveries,
                 redeliveries: totals.redeliveries,

@@ -153,6 +153,10 @@ pub struct Lag {
     pub pending: Option<u64>,
     /// Deliveries taken by this process and not yet settled.
     pub in_flight: u64,
+    /// Age in whole seconds of the oldest of them, by the broker's time of publication; absent below one second, and where
+    /// the broker does not say when an event was published.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub oldest_seconds: Option<u64>,
 }
 
 /// Totals since a process started.

@@ -2,8 +2,10 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+use jiff::Timestamp;
+
 use crate::{
-    delivery::{Position, Receipt},
+    delivery::{Delivery, Position, Receipt},
     settle::{AckDeadline, Settlement},
     time::Monotonic,
 };
@@ -21,6 +23,7 @@ pub struct Lane {
 #[derive(Debug)]
 struct Held {
     receipt: Receipt,
+    published_at: Option<Timestamp>,
     deadline: AckDeadline,
     extend_at: Option<Monotonic>,
 }
@@ -40,10 +43,16 @@ impl Lane {
         Self { ack_wait, held: BTreeMap::new() }
     }
 
-    /// Registers a delivery received at `now`.
-    pub fn begin(&mut self, position: Position, receipt: Receipt, now: Monotonic) -> Begun {
-        let held = Held { receipt, deadline: AckDeadline::new(now, self.ack_wait), extend_at: self.extend_at(now) };
-        match self.held.insert(position, held) {
+    /// Registers a delivery.
+    pub fn begin(&mut self, delivery: &Delivery) -> Begun {
+        let now = delivery.received_at;
+        let held = Held {
+            receipt: delivery.receipt.clone(),
+            published_at: delivery.published_at,
+            deadline: AckDeadline::new(now, self.ack_wait),
+            extend_at: self.extend_at(now),
+        };
+        match self.held.insert(delivery.position, held) {
             None => Begun::New,
             Some(_) => Begun::AlreadyHeld,
         }
@@ -78,6 +87,11 @@ impl Lane {
         .collect()
     }
 
+    /// When the oldest delivery that is held was published, as far as the broker says.
+    pub fn oldest(&self) -> Option<Timestamp> {
+        self.held.values().filter_map(|held| held.published_at).min()
+    }
+
     /// How many deliveries are held.
     pub fn len(&self) -> usize {
         self.held.len()
@@ -95,6 +109,8 @@ impl Lane {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+    use millrace_events::Headers;
     use proptest::prelude::*;
 
     use super::*;
@@ -109,10 +125,37 @@ mod tests {
         Receipt::Reply(name.to_string())
     }
 
+    fn delivery(position: u64, receipt_name: u64, second: u64) -> Delivery {
+        Delivery {
+            position: Position(position),
+            delivered_count: 1,
+            receipt: receipt(receipt_name),
+            lane: 0,
+            origin: "jetstream://ORDERS/orders.placed#1".parse().unwrap(),
+            headers: Headers::new(),
+            payload: Bytes::new(),
+            key: None,
+            published_at: Timestamp::from_second(i64::try_from(second).unwrap()).ok(),
+            received_at: at(second),
+        }
+    }
+
+    #[test]
+    fn the_oldest_is_the_one_that_was_published_first_among_those_held() {
+        let mut lane = Lane::new(None);
+        assert_eq!(lane.oldest(), None);
+        for (position, second) in [(1, 30), (2, 10), (3, 20)] {
+            lane.begin(&delivery(position, 1, second));
+        }
+        lane.end(Position(2));
+
+        assert_eq!(lane.oldest().unwrap().as_second(), 20);
+    }
+
     #[test]
     fn a_slow_delivery_is_extended_every_third_of_the_ack_wait() {
         let mut lane = Lane::new(Some(ACK_WAIT));
-        lane.begin(Position(1), receipt(1), at(0));
+        lane.begin(&delivery(1, 1, 0));
 
         let extended: Vec<u64> = (0..60).filter(|second| !lane.extend(at(*second)).is_empty()).collect();
 
@@ -122,7 +165,7 @@ mod tests {
     #[test]
     fn a_delivery_whose_deadline_has_passed_is_neither_extended_nor_handed_back() {
         let mut lane = Lane::new(Some(ACK_WAIT));
-        lane.begin(Position(1), receipt(1), at(0));
+        lane.begin(&delivery(1, 1, 0));
 
         assert_eq!(lane.extend(at(40)), []);
         assert_eq!(lane.permit(Position(1), Settlement::RetryAfter(Duration::ZERO), at(40)), None);
@@ -132,9 +175,9 @@ mod tests {
     #[test]
     fn a_second_copy_of_a_held_delivery_is_dropped_and_renews_its_deadline() {
         let mut lane = Lane::new(Some(ACK_WAIT));
-        lane.begin(Position(1), receipt(1), at(0));
+        lane.begin(&delivery(1, 1, 0));
 
-        assert_eq!(lane.begin(Position(1), receipt(2), at(35)), Begun::AlreadyHeld);
+        assert_eq!(lane.begin(&delivery(1, 2, 35)), Begun::AlreadyHeld);
 
         assert_eq!(lane.permit(Position(1), Settlement::Extend, at(40)), Some(&receipt(2)));
         assert_eq!(lane.len(), 1);
@@ -163,7 +206,7 @@ mod tests {
                 now += wait;
                 match step {
                     Step::Begin(position) => {
-                        let begun = lane.begin(Position(position), receipt(position), at(now));
+                        let begun = lane.begin(&delivery(position, position, now));
                         prop_assert_eq!(begun == Begun::AlreadyHeld, model.insert(position, now).is_some());
                     }
                     Step::End(position) => {

@@ -30,7 +30,10 @@ pub(crate) async fn claim(shared: &Shared, delivery: &Delivery, event: &Event) -
         let error = "the event has no value where idempotency.key looks for one";
         return Admission::Refuse(GivenUp::new(Reason::InvalidId, error, 1));
     };
-    match store.claim(&key, &Wish { fingerprint: &fingerprint, lease: shared.policy.lease }).await {
+    let asked_at = shared.clock.monotonic();
+    let answer = store.claim(&key, &Wish { fingerprint: &fingerprint, lease: shared.policy.lease }).await;
+    shared.metrics.store_took("claim", shared.clock.monotonic().since(asked_at));
+    match answer {
         Ok(Claim::Claimed(claimed)) => {
             if claimed.record.uncertain > 0 {
                 shared.metrics.possible_duplicates.inc();

@@ -6,6 +6,7 @@ mod attempt;
 mod circuit;
 mod claim;
 pub mod clock;
+mod figures;
 mod gate;
 mod give_up;
 mod handler_watch;

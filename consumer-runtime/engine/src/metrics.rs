@@ -1,5 +1,7 @@
 //! The figures of the engine. Their label sets are bounded.
 
+use std::time::Duration;
+
 use millrace_events::Reason;
 use prometheus_client::{
     encoding::EncodeLabelSet,
@@ -30,7 +32,14 @@ pub struct Metrics {
     pub(crate) circuit_open: Gauge,
     pub(crate) in_flight: Gauge,
     pub(crate) window: Gauge,
+    pub(crate) oldest_seconds: Gauge,
     pub(crate) attempt_seconds: Histogram,
+    pub(crate) store_seconds: Family<OperationLabel, Histogram, fn() -> Histogram>,
+}
+
+#[derive(Clone, Copy, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+pub(crate) struct OperationLabel {
+    pub(crate) operation: &'static str,
 }
 
 #[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
@@ -63,6 +72,8 @@ pub struct Totals {
     pub fenced: u64,
     /// Deliveries held now.
     pub in_flight: u64,
+    /// Age in seconds of the oldest of them.
+    pub oldest_seconds: u64,
 }
 
 impl Default for Metrics {
@@ -88,7 +99,9 @@ impl Default for Metrics {
             circuit_open: Gauge::default(),
             in_flight: Gauge::default(),
             window: Gauge::default(),
-            attempt_seconds: Histogram::new([0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 60.0]),
+            oldest_seconds: Gauge::default(),
+            attempt_seconds: seconds(),
+            store_seconds: Family::new_with_constructor(seconds),
         }
     }
 }
@@ -125,6 +138,16 @@ impl Metrics {
         registry.register("circuit_open", "1 while the circuit breaker is open", self.circuit_open.clone());
         registry.register("in_flight", "Deliveries taken and not yet settled", self.in_flight.clone());
         registry.register("window", "Deliveries that may be in flight at present", self.window.clone());
+        registry.register(
+            "oldest_seconds",
+            "Age in seconds of the oldest delivery taken and not yet settled; 0 without one",
+            self.oldest_seconds.clone(),
+        );
+        registry.register(
+            "store_seconds",
+            "Duration of a request to the store in seconds, by operation",
+            self.store_seconds.clone(),
+        );
         registry.register("attempt_seconds", "Duration of an attempt in seconds", self.attempt_seconds.clone());
     }
 
@@ -142,7 +165,13 @@ impl Metrics {
             possible_duplicates: self.possible_duplicates.get(),
             fenced: self.fenced.get(),
             in_flight: u64::try_from(self.in_flight.get()).unwrap_or_default(),
+            oldest_seconds: u64::try_from(self.oldest_seconds.get()).unwrap_or_default(),
         }
+    }
+
+    /// Notes how long a request to the store took.
+    pub(crate) fn store_took(&self, operation: &'static str, duration: Duration) {
+        self.store_seconds.get_or_create_owned(&OperationLabel { operation }).observe(duration.as_secs_f64());
     }
 
     pub(crate) fn dead_letter(&self, reason: Reason) -> Counter {
@@ -152,6 +181,10 @@ impl Metrics {
     pub(crate) fn dropped(&self, reason: Reason) -> Counter {
         counter(&self.dropped, reason)
     }
+}
+
+fn seconds() -> Histogram {
+    Histogram::new([0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 60.0])
 }
 
 fn counter(family: &Family<ReasonLabel, Counter>, reason: Reason) -> Counter {

@@ -27,7 +27,10 @@ pub(crate) async fn record(shared: &Shared, hold: &Hold, record: &Record) -> Rec
     let deadline = shared.clock.monotonic().after(shared.policy.record_time);
     let mut failures = 0;
     loop {
-        match store.end(&hold.key, &hold.claimed, record).await {
+        let asked_at = shared.clock.monotonic();
+        let answer = store.end(&hold.key, &hold.claimed, record).await;
+        shared.metrics.store_took("end", shared.clock.monotonic().since(asked_at));
+        match answer {
             Ok(()) => return Recorded::Yes,
             Err(StoreError::Fenced) => {
                 shared.metrics.fenced.inc();

@@ -13,8 +13,8 @@ use tokio::task::JoinSet;
 use tracing::{info, warn};
 
 use crate::{
-    OnExhausted, Policy, circuit, handler_watch, intake, keepalive, line::carry, metrics::Metrics, retry_queue,
-    settle::hand_back, shared::Shared, tasks::Owned,
+    OnExhausted, Policy, circuit, figures, handler_watch, intake, keepalive, line::carry, metrics::Metrics,
+    retry_queue, settle::hand_back, shared::Shared, tasks::Owned,
 };
 
 /// The time in which everything sent must have reached the broker at the end.
@@ -80,6 +80,7 @@ impl Engine {
         let workers = start_workers(&shared, &work, &retry_sender);
         let keepalive = Owned::spawn("keepalive", keepalive::keep_alive(Arc::clone(&shared)));
         let handler_watch = Owned::spawn("handler watch", handler_watch::watch(Arc::clone(&shared)));
+        let figures = Owned::spawn("figures", figures::keep(Arc::clone(&shared)));
         let circuit_watch = Owned::spawn("circuit watch", circuit::watch(Arc::clone(&shared)));
         let requeue = retry_queue::wait_and_requeue(Arc::clone(&shared), retries);
         let requeue = Owned::spawn("retries", requeue);
@@ -96,7 +97,7 @@ impl Engine {
         }
         info!(in_flight = shared.lane().len(), "draining");
         let drained = drain(&shared, reader.as_mut(), &work, workers).await;
-        drop((keepalive, handler_watch, circuit_watch, requeue));
+        drop((keepalive, handler_watch, figures, circuit_watch, requeue));
         if tokio::time::timeout(FLUSH_TIMEOUT, shared.settler.flush()).await.is_err() {
             warn!("the broker did not confirm the last settlements in time");
         }

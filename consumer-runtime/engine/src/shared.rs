@@ -98,7 +98,7 @@ impl Shared {
 
     /// Registers a delivery: in the lane, and, when it is new, in the window.
     pub(crate) fn begin(&self, delivery: &Delivery) -> Begun {
-        let begun = self.lane().begin(delivery.position, delivery.receipt.clone(), delivery.received_at);
+        let begun = self.lane().begin(delivery);
         if begun == Begun::New {
             self.window().take(delivery.size());
             self.metrics.in_flight.inc();
