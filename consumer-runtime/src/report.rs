@@ -124,6 +124,7 @@ fn problem((part, trouble): (health::Part, health::Trouble)) -> StatusProblem {
         TroubleReason::SecretMissing => ProblemReason::SecretMissing,
         TroubleReason::SecretInvalid => ProblemReason::SecretInvalid,
         TroubleReason::TlsFailed => ProblemReason::TlsFailed,
+        TroubleReason::AddressNotAllowed => ProblemReason::AddressNotAllowed,
         TroubleReason::StreamNotFound => ProblemReason::StreamNotFound,
         TroubleReason::DeadLetterStreamNotFound => ProblemReason::DeadLetterStreamNotFound,
         TroubleReason::DurableConflict => ProblemReason::DurableConflict,

@@ -87,6 +87,8 @@ pub enum ProblemReason {
     SecretInvalid,
     /// The two sides do not trust each other's certificates.
     TlsFailed,
+    /// The handler may not call the address that it is given.
+    AddressNotAllowed,
     /// The stream does not exist.
     StreamNotFound,
     /// No stream covers the dead-letter subject.
@@ -115,6 +117,7 @@ impl ProblemReason {
             Self::SecretMissing => "SecretMissing",
             Self::SecretInvalid => "SecretInvalid",
             Self::TlsFailed => "TlsFailed",
+            Self::AddressNotAllowed => "AddressNotAllowed",
             Self::StreamNotFound => "StreamNotFound",
             Self::DeadLetterStreamNotFound => "DeadLetterStreamNotFound",
             Self::DurableConflict => "DurableConflict",
@@ -134,6 +137,7 @@ impl ProblemReason {
             | Self::SecretMissing
             | Self::SecretInvalid
             | Self::TlsFailed
+            | Self::AddressNotAllowed
             | Self::StreamNotFound
             | Self::DeadLetterStreamNotFound
             | Self::DurableConflict

@@ -33,6 +33,8 @@ pub enum TroubleReason {
     SecretInvalid,
     /// The two sides do not trust each other's certificates.
     TlsFailed,
+    /// The handler may not call the address that it is given.
+    AddressNotAllowed,
     /// The stream does not exist.
     StreamNotFound,
     /// No stream covers the dead-letter subject.

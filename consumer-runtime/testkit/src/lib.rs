@@ -13,6 +13,7 @@ pub mod clock;
 pub mod contract;
 pub mod faults;
 pub mod handler;
+pub mod http_sink;
 pub mod mailpit;
 pub mod nats_server;
 pub mod sample;

@@ -26,12 +26,16 @@ pub fn event(id: &str) -> Event {
 
 /// A plain JSON body that came on `subject`, as a decoded event.
 pub fn decode(subject: &str, body: impl Into<Bytes>) -> Event {
-    let origin = Origin {
+    Event::decode(&Headers::new(), &body.into(), &origin(subject)).expect("the sample is valid")
+}
+
+/// The first message of a stream, on this subject.
+pub fn origin(subject: &str) -> Origin {
+    Origin {
         broker: BrokerKind::JetStream,
         stream: Some("ORDERS".to_owned()),
         partition: None,
         subject: subject.to_owned(),
         sequence: Some(1),
-    };
-    Event::decode(&Headers::new(), &body.into(), &origin).expect("the sample is valid")
+    }
 }

@@ -1,13 +1,20 @@
-//! What is done with an event: a log line, an e-mail, a sum.
+//! What is done with an event: a log line, an e-mail, a sum, a request.
 
 mod analytics;
 mod email;
+mod http;
 mod log;
+mod secret;
 
 pub use crate::{
     analytics::{AnalyticsHandler, AnalyticsLimits, Totals as AnalyticsTotals},
     email::{EmailHandler, EmailOptions, InvalidSender},
+    http::{
+        ContentMode, HttpHandler, HttpOptions, InvalidTarget, Reach, Resolve, ResponsePolicy, SystemResolver,
+        TlsOptions,
+    },
     log::{LogHandler, LogLevel},
+    secret::MountedSecret,
 };
 
 use millrace_core::outcome::Outcome;

@@ -19,6 +19,7 @@ use tracing::debug;
 
 use crate::{
     email::transport::{Transport, TransportOptions},
+    secret::MountedSecret,
     shop_event,
 };
 
@@ -75,8 +76,7 @@ impl EmailHandler {
         let from = options.from.parse()?;
         let patience = options.attempt_timeout / 2;
         let transport = Transport::new(TransportOptions {
-            secret_name: options.secret_name.clone(),
-            secret_directory: options.secret_directory,
+            secret: MountedSecret { name: options.secret_name.clone(), directory: options.secret_directory },
             connections_max: options.connections_max,
             patience,
         });

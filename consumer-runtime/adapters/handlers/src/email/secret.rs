@@ -1,19 +1,19 @@
 //! The SMTP server, as its Secret describes it.
 
-use std::{fs, io, path::Path};
-
 use lettre::transport::smtp::{
     authentication::Credentials,
     client::{Certificate, TlsParameters},
 };
-use millrace_core::health::{Trouble, TroubleReason};
+use millrace_core::health::Trouble;
+
+use crate::secret::MountedSecret;
 
 /// What the Secret says.
 #[derive(Eq, PartialEq)]
 pub(crate) struct SmtpSecret {
     pub(crate) host: String,
     pub(crate) port: u16,
-    name: String,
+    mount: MountedSecret,
     tls: TlsMode,
     /// PEM of the authority that signed the server's certificate, where it is none that everybody trusts.
     authority: Option<String>,
@@ -36,18 +36,18 @@ pub(crate) struct Server {
 }
 
 impl SmtpSecret {
-    /// Reads the Secret that is mounted at `directory`.
-    pub(crate) fn read(name: &str, directory: &Path) -> Result<Self, Trouble> {
-        let key = |key: &str| read_key(name, directory, key);
-        let host = key("host")?.filter(|host| !host.is_empty()).ok_or_else(|| missing(name, "host"))?;
+    /// Reads the Secret that is mounted there.
+    pub(crate) fn read(mount: &MountedSecret) -> Result<Self, Trouble> {
+        let key = |key: &str| mount.read(key);
+        let host = key("host")?.filter(|host| !host.is_empty()).ok_or_else(|| mount.lacks("host"))?;
         let tls = match key("tls")?.as_deref() {
             None | Some("starttls") => TlsMode::StartTls,
             Some("implicit") => TlsMode::Implicit,
             Some("none") => TlsMode::None,
-            Some(_) => return Err(invalid(name, "its key \"tls\" must be starttls, implicit or none")),
+            Some(_) => return Err(mount.invalid("its key \"tls\" must be starttls, implicit or none")),
         };
         let port = match (key("port")?, tls) {
-            (Some(port), _) => port.parse().map_err(|_| invalid(name, "its key \"port\" is not a port number"))?,
+            (Some(port), _) => port.parse().map_err(|_| mount.invalid("its key \"port\" is not a port number"))?,
             (None, TlsMode::Implicit) => 465,
             (None, TlsMode::StartTls | TlsMode::None) => 587,
         };
@@ -55,10 +55,10 @@ impl SmtpSecret {
         let login = match (key("username")?, key("password")?) {
             (Some(username), Some(password)) => Some((username, password)),
             (None, None) => None,
-            (Some(_), None) => return Err(missing(name, "password")),
-            (None, Some(_)) => return Err(missing(name, "username")),
+            (Some(_), None) => return Err(mount.lacks("password")),
+            (None, Some(_)) => return Err(mount.lacks("username")),
         };
-        Ok(Self { host, port, name: name.to_owned(), tls, authority, login })
+        Ok(Self { host, port, mount: mount.clone(), tls, authority, login })
     }
 }
 
@@ -91,7 +91,7 @@ impl Server {
 
 fn tls_parameters(secret: &SmtpSecret) -> Result<TlsParameters, Trouble> {
     let invalid_key = |key: &str, error: &dyn std::fmt::Display| {
-        invalid(&secret.name, &format!("its key {key:?} cannot be used with TLS: {error}"))
+        secret.mount.invalid(&format!("its key {key:?} cannot be used with TLS: {error}"))
     };
     let mut builder = TlsParameters::builder(secret.host.clone());
     if let Some(pem) = &secret.authority {
@@ -106,42 +106,27 @@ fn tls_parameters(secret: &SmtpSecret) -> Result<TlsParameters, Trouble> {
     builder.build().map_err(|error| invalid_key(key, &error))
 }
 
-fn read_key(name: &str, directory: &Path, key: &str) -> Result<Option<String>, Trouble> {
-    match fs::read_to_string(directory.join(key)) {
-        // An editor's newline at the end is not part of a value.
-        Ok(value) => Ok(Some(value.trim_end_matches(['\r', '\n']).to_owned())),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(invalid(name, &format!("failed to read its key {key:?}: {error}"))),
-    }
-}
-
 /// Without its password.
 impl std::fmt::Debug for SmtpSecret {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(formatter, "{}:{} ({:?}, secret {:?})", self.host, self.port, self.tls, self.name)
+        write!(formatter, "{}:{} ({:?}, secret {:?})", self.host, self.port, self.tls, self.mount.name)
     }
-}
-
-fn missing(name: &str, key: &str) -> Trouble {
-    Trouble::new(
-        TroubleReason::SecretMissing,
-        format!("secret {name:?} does not exist or has no key {key:?}; create it or add the key"),
-    )
-}
-
-fn invalid(name: &str, problem: &str) -> Trouble {
-    Trouble::new(TroubleReason::SecretInvalid, format!("secret {name:?} cannot be used: {problem}"))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
+    use millrace_core::health::TroubleReason;
+
     use super::*;
 
     #[test]
     fn a_secret_that_cannot_be_used_says_which_key_and_why() {
         let mount = tempfile::tempdir().unwrap();
+        let secret = MountedSecret { name: "smtp".to_owned(), directory: mount.path().to_owned() };
         let put = |key: &str, value: &str| fs::write(mount.path().join(key), value).unwrap();
-        let read = || SmtpSecret::read("smtp", mount.path());
+        let read = || SmtpSecret::read(&secret);
         let reason = |trouble: Trouble| (trouble.reason, trouble.message);
 
         let (kind, message) = reason(read().unwrap_err());

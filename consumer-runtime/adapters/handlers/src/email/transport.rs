@@ -4,7 +4,6 @@
 //! Both decide here whether an e-mail may have been sent, so the steps are taken one by one.
 
 use std::{
-    path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -23,9 +22,12 @@ use lettre::{
 use millrace_core::health::Trouble;
 use tokio::time::{Instant, timeout_at};
 
-use crate::email::{
-    failure::{SendError, Step},
-    secret::{Server, SmtpSecret},
+use crate::{
+    email::{
+        failure::{SendError, Step},
+        secret::{Server, SmtpSecret},
+    },
+    secret::MountedSecret,
 };
 
 /// Age at which a connection is not used again, so that a changed Secret is seen within this time.
@@ -34,10 +36,8 @@ const CONNECTION_AGE_MAX: Duration = Duration::from_secs(60);
 /// Where to connect to, and how patiently.
 #[derive(Clone, Debug)]
 pub(crate) struct TransportOptions {
-    /// Name of the Secret that describes the server, for messages.
-    pub(crate) secret_name: String,
-    /// Where the Secret is mounted.
-    pub(crate) secret_directory: PathBuf,
+    /// The Secret that describes the server.
+    pub(crate) secret: MountedSecret,
     /// Most connections kept open between two e-mails.
     pub(crate) connections_max: usize,
     /// The time that everything before the content of an e-mail may take. The content has none of its own: whoever calls
@@ -125,7 +125,7 @@ impl Transport {
 
     /// The server that the Secret describes now. When that is another one, the connections to the last one are closed.
     fn server(&self) -> Result<Arc<Server>, Trouble> {
-        let secret = SmtpSecret::read(&self.options.secret_name, &self.options.secret_directory)?;
+        let secret = SmtpSecret::read(&self.options.secret)?;
         if let Some(server) = self.pool().server.as_ref().filter(|server| server.secret == secret) {
             return Ok(Arc::clone(server));
         }

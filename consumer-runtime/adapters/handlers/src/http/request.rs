@@ -1,0 +1,214 @@
+//! From an event to the request: the CloudEvents binding for HTTP. Pure.
+
+use bytes::Bytes;
+use hyper::{
+    HeaderMap,
+    header::{CONTENT_TYPE, HeaderName, HeaderValue},
+};
+use millrace_events::{EncodeError, Event};
+
+/// Most attributes of an event that become headers. Servers take far fewer.
+const ATTRIBUTES_MAX: usize = 1000;
+
+/// Form of a request.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum ContentMode {
+    /// Attributes as headers, data as body.
+    Binary,
+    /// One JSON document.
+    Structured,
+}
+
+/// The headers and the body of a request.
+#[derive(Clone, Debug)]
+pub(crate) struct Prepared {
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
+}
+
+/// An event that cannot be written as a request.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum PrepareError {
+    #[error("failed to write the event as one JSON document: {0}")]
+    Encode(#[from] EncodeError),
+    #[error(
+        "an attribute of the event cannot be an HTTP header: use lower-case letters and digits in its name, and printable text in a content type"
+    )]
+    Header,
+    #[error("the event has more than {ATTRIBUTES_MAX} attributes, too many for the headers of a request")]
+    TooMany,
+}
+
+/// The request that `event` is posted as.
+pub(crate) fn prepare(event: &Event, mode: ContentMode) -> Result<Prepared, PrepareError> {
+    let (fields, body) = match mode {
+        ContentMode::Binary => event.encode_binary(),
+        ContentMode::Structured => event.encode_structured()?,
+    };
+    if fields.iter().count() > ATTRIBUTES_MAX {
+        return Err(PrepareError::TooMany);
+    }
+    let mut headers = HeaderMap::new();
+    for (name, value) in fields.iter() {
+        // On HTTP the media type of the data has a header of its own.
+        if name == "ce-datacontenttype" {
+            continue;
+        }
+        let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| PrepareError::Header)?;
+        add(&mut headers, name, value)?;
+    }
+    if let (ContentMode::Binary, Some(content_type)) = (mode, &event.data_content_type) {
+        add(&mut headers, CONTENT_TYPE, content_type.as_bytes())?;
+    }
+    add_trace(&mut headers, event)?;
+    Ok(Prepared { headers, body })
+}
+
+/// The trace that the event belongs to, where its attributes name one that is valid.
+fn add_trace(headers: &mut HeaderMap, event: &Event) -> Result<(), PrepareError> {
+    let attribute = |name: &str| event.extensions.get(name);
+    let Some(parent) = attribute("traceparent").filter(|parent| is_trace_parent(parent)) else { return Ok(()) };
+    add(headers, HeaderName::from_static("traceparent"), parent.as_bytes())?;
+    if let Some(state) = attribute("tracestate").filter(|state| is_trace_state(state)) {
+        add(headers, HeaderName::from_static("tracestate"), state.as_bytes())?;
+    }
+    Ok(())
+}
+
+fn add(headers: &mut HeaderMap, name: HeaderName, value: &[u8]) -> Result<(), PrepareError> {
+    let value = HeaderValue::from_bytes(value).map_err(|_| PrepareError::Header)?;
+    headers.insert(name, value);
+    Ok(())
+}
+
+/// Whether it is a `traceparent` of W3C Trace Context, version 0.
+fn is_trace_parent(text: &str) -> bool {
+    let is_hex = |part: &str, length: usize| {
+        part.len() == length && part.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+    };
+    let is_id = |part: &str, length: usize| is_hex(part, length) && part.bytes().any(|byte| byte != b'0');
+    let parts: Vec<&str> = text.splitn(5, '-').collect();
+    matches!(parts.as_slice(), ["00", trace, span, flags] if is_id(trace, 32) && is_id(span, 16) && is_hex(flags, 2))
+}
+
+/// Whether it is a `tracestate` that a receiver has to take: printable, of 512 characters at most, each member `key=value`.
+fn is_trace_state(text: &str) -> bool {
+    let mut members =
+        text.split(',').map(|member| member.trim_matches([' ', '\t'])).filter(|member| !member.is_empty());
+    (1..=512).contains(&text.len())
+        && text.bytes().all(|byte| matches!(byte, b'\t' | b' '..=b'~'))
+        && members.clone().count() <= 32
+        && members.all(|member| member.split_once('=').is_some_and(|(key, value)| !key.is_empty() && !value.is_empty()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use millrace_events::Headers;
+    use millrace_testkit::sample;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const PARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+
+    fn prepare_binary(event: &Event) -> Prepared {
+        prepare(event, ContentMode::Binary).unwrap()
+    }
+
+    fn header<'headers>(prepared: &'headers Prepared, name: &str) -> Option<&'headers str> {
+        prepared.headers.get(name).map(|value| value.to_str().unwrap())
+    }
+
+    /// What a receiver of the binary mode reads.
+    fn read_back(prepared: &Prepared) -> Event {
+        let mut headers = Headers::new();
+        for (name, value) in &prepared.headers {
+            headers.push(name.as_str(), value.as_bytes().to_vec());
+        }
+        let origin = sample::origin("orders.placed");
+        Event::decode(&headers, &prepared.body, &origin).unwrap()
+    }
+
+    fn with(name: &str, value: &str) -> Event {
+        let mut event = sample::event("1");
+        event.extensions.insert(name.to_owned(), value.to_owned());
+        event
+    }
+
+    #[test]
+    fn binary_mode_has_the_attributes_in_headers_and_the_data_as_it_is() {
+        let mut event = sample::event("a %\"é");
+        event.data_content_type = Some("application/json; charset=utf-8".to_owned());
+
+        let prepared = prepare_binary(&event);
+
+        assert_eq!(header(&prepared, "ce-specversion"), Some("1.0"));
+        assert_eq!(header(&prepared, "ce-id"), Some("a%20%25%22%C3%A9"));
+        assert_eq!(header(&prepared, "ce-type"), Some("OrderPlaced"));
+        assert_eq!(header(&prepared, "content-type"), Some("application/json; charset=utf-8"));
+        assert_eq!(header(&prepared, "ce-datacontenttype"), None);
+        assert_eq!(prepared.body, event.data);
+    }
+
+    #[test]
+    fn structured_mode_is_one_document() {
+        let event = with("partitionkey", "7");
+
+        let prepared = prepare(&event, ContentMode::Structured).unwrap();
+
+        assert_eq!(header(&prepared, "content-type"), Some("application/cloudevents+json; charset=UTF-8"));
+        assert_eq!(header(&prepared, "ce-id"), None);
+        assert_eq!(read_back(&prepared), event);
+    }
+
+    #[test]
+    fn a_trace_is_passed_on_where_it_is_valid() {
+        let mut event = with("traceparent", PARENT);
+        event.extensions.insert("tracestate".to_owned(), "vendor=1, other=2".to_owned());
+        let prepared = prepare_binary(&event);
+        assert_eq!(header(&prepared, "traceparent"), Some(PARENT));
+        assert_eq!(header(&prepared, "tracestate"), Some("vendor=1, other=2"));
+
+        event.extensions.insert("tracestate".to_owned(), "vendor".to_owned());
+        assert_eq!(header(&prepare_binary(&event), "tracestate"), None);
+        for parent in [
+            "",
+            "00",
+            &PARENT.to_uppercase(),
+            &PARENT.replace("00-", "ff-"),
+            &format!("{PARENT}-x"),
+            "zz",
+            "00-00000000000000000000000000000000-b7ad6b7169203331-01",
+            "00-0af7651916cd43dd8448eb211c80319c-0000000000000000-01",
+        ] {
+            event.extensions.insert("traceparent".to_owned(), parent.to_owned());
+            let prepared = prepare_binary(&event);
+            assert_eq!((header(&prepared, "traceparent"), header(&prepared, "tracestate")), (None, None), "{parent}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_a_header_is_an_error_and_not_left_out() {
+        for event in [
+            with("a b", "1"),
+            with("a\r\nhost", "1"),
+            with("ключ", "1"),
+            Event { data_content_type: Some("text/plain\r\nhost: evil".to_owned()), ..sample::event("1") },
+        ] {
+            assert!(matches!(prepare(&event, ContentMode::Binary), Err(PrepareError::Header)), "{event:?}");
+        }
+        let many: BTreeMap<_, _> = (0..1_001).map(|number| (format!("x{number}"), String::new())).collect();
+        let event = Event { extensions: many, ..sample::event("1") };
+        assert!(matches!(prepare(&event, ContentMode::Binary), Err(PrepareError::TooMany)));
+    }
+
+    proptest! {
+        #[test]
+        fn every_value_of_an_attribute_arrives_as_it_was(value in "\\PC{0,40}", control in "[\r\n\t\0 -~]{0,10}") {
+            let event = Event { subject: Some(format!("{value}{control}")), ..with("custom", &value) };
+            prop_assert_eq!(read_back(&prepare_binary(&event)), event);
+        }
+    }
+}
