@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Parser, Subcommand, ValueEnum};
-use millrace_config::RuntimeConfig;
+use millrace_config::{AddressRanges, RuntimeConfig};
 
 use crate::redrive::RedriveArgs;
 
@@ -18,13 +18,18 @@ pub(crate) struct Args {
     #[arg(long, global = true, env = "MILLRACE_CONFIG", default_value = "/etc/millrace/config.yaml")]
     config: PathBuf,
 
-    /// Where Secrets are mounted: `broker` and `smtp`, with a file for each key.
+    /// Where Secrets are mounted: a folder for each use (`broker`, `smtp`, `http-headers`), with a file for each key.
     #[arg(long, global = true, env = "MILLRACE_SECRETS_DIR", default_value = "/etc/millrace/secrets")]
     pub(crate) secrets_dir: PathBuf,
 
     /// Where /livez, /readyz, /metrics and /status are served.
     #[arg(long, global = true, env = "MILLRACE_LISTEN", default_value = "0.0.0.0:8080")]
     pub(crate) listen: SocketAddr,
+
+    /// Ranges of addresses that the `http` handler may call though they are not public, for example
+    /// `10.20.0.0/16,127.0.0.0/8`.
+    #[arg(long, global = true, env = "MILLRACE_HTTP_ALLOW", default_value = "")]
+    pub(crate) http_allow: AddressRanges,
 
     /// Form of the log lines.
     #[arg(long, global = true, env = "MILLRACE_LOG_FORMAT", value_enum, default_value_t = LogFormat::Json)]

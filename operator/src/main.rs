@@ -4,6 +4,7 @@ use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 use kube::CustomResourceExt as _;
+use millrace_config::AddressRanges;
 use millrace_operator_api::EventConsumer;
 use operator::{build::Settings, controller, rbac, render, telemetry};
 
@@ -22,6 +23,10 @@ enum Command {
         /// Image of the consumer-runtime.
         #[arg(long, env = "RUNTIME_IMAGE")]
         runtime_image: String,
+        /// Ranges of addresses that `http` handlers may call though they are not public, for example `10.20.0.0/16`;
+        /// several are separated by commas.
+        #[arg(long, env = "HTTP_ALLOW", default_value = "")]
+        http_allow: AddressRanges,
         /// The one namespace to watch; all when not given.
         #[arg(long, env = "WATCH_NAMESPACE")]
         watch_namespace: Option<String>,
@@ -40,20 +45,24 @@ enum Command {
         /// Image of the consumer-runtime.
         #[arg(long, env = "RUNTIME_IMAGE", default_value = "millrace/consumer-runtime:dev")]
         runtime_image: String,
+        /// Ranges of addresses that `http` handlers may call though they are not public.
+        #[arg(long, env = "HTTP_ALLOW", default_value = "")]
+        http_allow: AddressRanges,
     },
 }
 
 #[tokio::main]
 async fn main() -> ExitCode {
     let result = match Args::parse().command {
-        Command::Run { runtime_image, watch_namespace, listen } => {
+        Command::Run { runtime_image, http_allow, watch_namespace, listen } => {
             telemetry::init();
-            controller::run(Settings { runtime_image }, watch_namespace.filter(|name| !name.is_empty()), listen).await
+            let settings = Settings { runtime_image, http_allow };
+            controller::run(settings, watch_namespace.filter(|name| !name.is_empty()), listen).await
         }
         Command::Crd => print_yaml(&EventConsumer::crd()),
         Command::Rbac => print_yaml(&rbac::rules()),
-        Command::Render { file, runtime_image } => {
-            render::render(&file, &Settings { runtime_image }).map(|yaml| print!("{yaml}"))
+        Command::Render { file, runtime_image, http_allow } => {
+            render::render(&file, &Settings { runtime_image, http_allow }).map(|yaml| print!("{yaml}"))
         }
     };
     match result {

@@ -176,10 +176,11 @@ fn broker(object: &EventConsumer) -> &'static str {
 
 fn handler(object: &EventConsumer) -> &'static str {
     let handler = &object.spec.handler;
-    match (&handler.email, &handler.analytics) {
-        (Some(_), _) => "email",
-        (None, Some(_)) => "analytics",
-        (None, None) => "log",
+    match (&handler.email, &handler.analytics, &handler.http) {
+        (Some(_), _, _) => "email",
+        (None, Some(_), _) => "analytics",
+        (None, None, Some(_)) => "http",
+        (None, None, None) => "log",
     }
 }
 

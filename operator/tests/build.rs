@@ -20,7 +20,10 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 fn settings() -> Settings {
-    Settings { runtime_image: "millrace/consumer-runtime:test".to_owned() }
+    Settings {
+        runtime_image: "millrace/consumer-runtime:test".to_owned(),
+        http_allow: "10.20.0.0/16,fd00:1::/64".parse().unwrap(),
+    }
 }
 
 fn examples() -> PathBuf {
@@ -58,6 +61,31 @@ fn the_secrets_of_a_tls_connection_are_mounted_where_the_runtime_reads_them() {
     let mounts = pod["containers"][0]["volumeMounts"].as_array().unwrap();
     let paths: Vec<_> = mounts.iter().map(|mount| mount["mountPath"].as_str().unwrap()).collect();
     assert_eq!(paths[1..], ["/etc/millrace/secrets/broker-ca", "/etc/millrace/secrets/broker-client"]);
+}
+
+#[test]
+fn an_http_handler_gets_its_secrets_and_the_addresses_that_the_operator_allows() {
+    let mut object = example("http");
+    let http = json!({
+        "url": "https://hooks.example.com/", "signing": {"secretRef": {"name": "sign"}}, "headersSecretRef": {"name": "headers"},
+        "tls": {"caSecretRef": {"name": "ca"}, "clientSecretRef": {"name": "client"}},
+    });
+    object.spec.handler.http = serde_json::from_value(http).unwrap();
+
+    let pod = pod_spec(&object);
+
+    let mounts = pod["containers"][0]["volumeMounts"].as_array().unwrap();
+    let folders: Vec<_> = mounts.iter().skip(1).map(|mount| mount["mountPath"].as_str().unwrap()).collect();
+    assert_eq!(
+        folders,
+        ["signing", "headers", "ca", "client"].map(|what| format!("/etc/millrace/secrets/http-{what}"))
+    );
+    let allows = |pod: &Value| {
+        let allow = json!([{"name": "MILLRACE_HTTP_ALLOW", "value": "10.20.0.0/16,fd00:1::/64"}]);
+        pod["containers"][0]["env"] == allow
+    };
+    assert!(allows(&pod));
+    assert!(!allows(&pod_spec(&example("log"))), "it is of no use there");
 }
 
 #[test]

@@ -58,6 +58,10 @@ pub(crate) fn dead_letter_max_payload_bytes() -> u32 {
     1_048_576
 }
 
+pub(crate) fn service_path() -> String {
+    "/".to_owned()
+}
+
 pub(crate) fn drain_timeout_seconds() -> u32 {
     30
 }

@@ -2,9 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::broker::SecretRef;
+use crate::{broker::SecretRef, http::Http};
 
-/// What is done with each event: exactly one of `log`, `email` and `analytics`.
+/// What is done with each event: exactly one of `log`, `email`, `analytics` and `http`.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
@@ -24,6 +24,10 @@ pub struct Handler {
     /// and gone when it ends.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub analytics: Option<Analytics>,
+
+    /// Posts each event as a CloudEvent to a URL or to a Service of the same namespace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub http: Option<Http>,
 }
 
 /// The `log` handler.

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use millrace_config::{Handler as HandlerConfig, LogLevel as ConfiguredLevel, RuntimeConfig};
+use millrace_config::{AddressRanges, Handler as HandlerConfig, LogLevel as ConfiguredLevel, RuntimeConfig};
 use millrace_core::ports::Handler;
 use millrace_handlers::{AnalyticsHandler, AnalyticsLimits, EmailHandler, EmailOptions, LogHandler, LogLevel};
 
-use crate::wire::seconds;
+use crate::wire::{http::http_handler, seconds};
 
 /// What the `analytics` handler tells apart: some 3 MB of customers, and names that keep `/status` below the 1 MiB that
 /// the operator reads.
@@ -16,6 +16,7 @@ const ANALYTICS_LIMITS: AnalyticsLimits =
 pub(super) fn handler(
     config: &RuntimeConfig,
     secrets_dir: &std::path::Path,
+    http_allow: &AddressRanges,
 ) -> Result<(Arc<dyn Handler>, Option<AnalyticsHandler>), String> {
     match &config.handler {
         HandlerConfig { email: Some(email), .. } => {
@@ -31,6 +32,9 @@ pub(super) fn handler(
         HandlerConfig { analytics: Some(_), .. } => {
             let handler = AnalyticsHandler::new(ANALYTICS_LIMITS);
             Ok((Arc::new(handler.clone()), Some(handler)))
+        }
+        HandlerConfig { http: Some(http), .. } => {
+            Ok((Arc::new(http_handler(http, config, secrets_dir, http_allow)?), None))
         }
         HandlerConfig { log, .. } => {
             let level = match log.clone().unwrap_or_default().level {

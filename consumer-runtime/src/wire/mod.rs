@@ -1,13 +1,14 @@
 //! Turns a configuration into parts that work together. The only place that names every adapter.
 
 mod handler;
+mod http;
 mod nats;
 mod policy;
 mod store;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use millrace_config::{RuntimeConfig, status::DeliveryGuarantee};
+use millrace_config::{AddressRanges, RuntimeConfig, status::DeliveryGuarantee};
 use millrace_core::{
     backoff::Backoff,
     health::{Health, Part, Trouble},
@@ -43,11 +44,11 @@ struct Connected {
 
 impl Parts {
     /// Makes the parts that a valid configuration names.
-    pub(crate) fn new(config: RuntimeConfig, secrets_dir: PathBuf) -> Result<Self, String> {
+    pub(crate) fn new(config: RuntimeConfig, secrets_dir: PathBuf, http_allow: &AddressRanges) -> Result<Self, String> {
         let metrics = Metrics::default();
         let mut registry = Registry::default();
         metrics.register(&mut registry);
-        let (handler, analytics) = handler::handler(&config, &secrets_dir)?;
+        let (handler, analytics) = handler::handler(&config, &secrets_dir, http_allow)?;
         if let Some(analytics) = &analytics {
             analytics.register(&mut registry);
         }

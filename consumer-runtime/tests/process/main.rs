@@ -4,6 +4,7 @@
 mod broker;
 mod email;
 mod give_up;
+mod http;
 mod order;
 mod redrive;
 mod stop;

@@ -157,7 +157,7 @@ pub(crate) fn spawn(config: &Path, secrets: &Path, port: u16) -> Child {
         .arg(config)
         .arg("--secrets-dir")
         .arg(secrets)
-        .args(["--listen", &format!("127.0.0.1:{port}")])
+        .args(["--listen", &format!("127.0.0.1:{port}"), "--http-allow", "127.0.0.0/8,::1/128"])
         .stderr(Stdio::null())
         .spawn()
         .unwrap()

@@ -46,8 +46,12 @@ use crate::status::EventConsumerStatus;
 #[x_kube(
     validation = Rule::new("has(self.broker.jetStream) != has(self.broker.nats)")
         .message("broker must have exactly one of jetStream and nats"),
-    validation = Rule::new("(has(self.handler.log) ? 1 : 0) + (has(self.handler.email) ? 1 : 0) + (has(self.handler.analytics) ? 1 : 0) == 1")
-        .message("handler must have exactly one of log, email and analytics"),
+    validation = Rule::new("(has(self.handler.log) ? 1 : 0) + (has(self.handler.email) ? 1 : 0) + (has(self.handler.analytics) ? 1 : 0) + (has(self.handler.http) ? 1 : 0) == 1")
+        .message("handler must have exactly one of log, email, analytics and http"),
+    validation = Rule::new("!has(self.handler.http) || has(self.handler.http.url) != has(self.handler.http.serviceRef)")
+        .message("handler.http must have exactly one of url and serviceRef"),
+    validation = Rule::new("!has(self.handler.http) || !has(self.handler.http.tls) || !has(self.handler.http.url) || self.handler.http.url.startsWith('https://')")
+        .message("handler.http.tls needs an https:// url: correct the url or remove tls"),
     validation = Rule::new("!has(self.idempotency.store) || has(self.idempotency.store.jetStreamKV) != has(self.idempotency.store.memory)")
         .message("idempotency.store must have exactly one of jetStreamKV and memory"),
     validation = Rule::new("!has(self.idempotency.store) || self.idempotency.mode != 'None'")

@@ -6,7 +6,7 @@ use k8s_openapi::{
     api::{
         apps::v1::{Deployment, DeploymentSpec, DeploymentStrategy, RollingUpdateDeployment},
         core::v1::{
-            Capabilities, ConfigMap, ConfigMapVolumeSource, Container, ContainerPort, HTTPGetAction,
+            Capabilities, ConfigMap, ConfigMapVolumeSource, Container, ContainerPort, EnvVar, HTTPGetAction,
             PodSecurityContext, PodSpec, PodTemplateSpec, Probe, ResourceRequirements, SeccompProfile,
             SecretVolumeSource, SecurityContext, Toleration, Volume, VolumeMount,
         },
@@ -125,6 +125,7 @@ fn container(valid: &Valid, settings: &Settings) -> Container {
             format!("--secrets-dir={SECRETS_DIRECTORY}"),
             format!("--listen=0.0.0.0:{PORT}"),
         ]),
+        env: environment(valid, settings),
         ports: Some(vec![ContainerPort {
             name: Some("http".to_owned()),
             container_port: PORT,
@@ -147,6 +148,15 @@ fn container(valid: &Valid, settings: &Settings) -> Container {
     }
 }
 
+fn environment(valid: &Valid, settings: &Settings) -> Option<Vec<EnvVar>> {
+    // Only where it matters: a change of it replaces the pods. A variable, so that commands in the pod see it too.
+    let matters = valid.config.handler.http.is_some() && !settings.http_allow.0.is_empty();
+    matters.then(|| {
+        let value = Some(settings.http_allow.to_string());
+        vec![EnvVar { name: "MILLRACE_HTTP_ALLOW".to_owned(), value, value_from: None }]
+    })
+}
+
 fn resources(valid: &Valid) -> ResourceRequirements {
     let wanted = &valid.template.spec.resources;
     let quantities = |wanted: &BTreeMap<String, String>, defaults: &[(&str, &str)]| {
@@ -165,11 +175,17 @@ fn resources(valid: &Valid) -> ResourceRequirements {
 /// The Secrets of a consumer, with the folder that each is mounted at.
 fn secrets(valid: &Valid) -> impl Iterator<Item = (&'static str, &SecretRef)> {
     let tls = valid.config.broker.tls();
+    let http = valid.config.handler.http.as_ref();
+    let http_tls = http.and_then(|http| http.tls.as_ref());
     [
         ("broker", valid.config.broker.auth_secret_ref()),
         ("broker-ca", tls.and_then(|tls| tls.ca_secret_ref.as_ref())),
         ("broker-client", tls.and_then(|tls| tls.client_secret_ref.as_ref())),
         ("smtp", valid.config.handler.email.as_ref().map(|email| &email.smtp_secret_ref)),
+        ("http-signing", http.and_then(|http| http.signing.as_ref()).map(|signing| &signing.secret_ref)),
+        ("http-headers", http.and_then(|http| http.headers_secret_ref.as_ref())),
+        ("http-ca", http_tls.and_then(|tls| tls.ca_secret_ref.as_ref())),
+        ("http-client", http_tls.and_then(|tls| tls.client_secret_ref.as_ref())),
     ]
     .into_iter()
     .filter_map(|(folder, secret)| secret.map(|secret| (folder, secret)))

@@ -16,6 +16,8 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 
+use millrace_config::AddressRanges;
+
 use crate::{error::Error, validate::Valid};
 
 /// Names the consumer that an object belongs to.
@@ -26,6 +28,8 @@ pub const CONSUMER_LABEL: &str = "millrace.dev/consumer";
 pub struct Settings {
     /// Image of the consumer-runtime.
     pub runtime_image: String,
+    /// Ranges of addresses that `http` handlers may call though they are not public. No object can set them.
+    pub http_allow: AddressRanges,
 }
 
 /// The children of an `EventConsumer`, in the order in which they are applied: the configuration is there before a pod

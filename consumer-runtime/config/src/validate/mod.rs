@@ -19,7 +19,7 @@ impl RuntimeConfig {
         self.check_queue_group(&mut problems);
         ordering::check(self, &mut problems);
         idempotency::check(self, &mut problems);
-        handler::check(&self.handler, &mut problems);
+        handler::check(&self.handler, &self.consumer.namespace, &mut problems);
         delivery::check(self, &mut problems);
         problems
     }
