@@ -16,5 +16,6 @@ pub mod handler;
 pub mod http_sink;
 pub mod mailpit;
 pub mod nats_server;
+pub mod postgres_server;
 pub mod sample;
 pub mod store;
