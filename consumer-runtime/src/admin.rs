@@ -47,8 +47,8 @@ pub(crate) async fn serve(address: SocketAddr, reporter: Arc<Reporter>, registry
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz))
         .route("/status", get(status))
-        .with_state(reporter)
-        .route("/metrics", get(metrics).with_state(registry));
+        .with_state(Arc::clone(&reporter))
+        .route("/metrics", get(metrics).with_state((reporter, registry)));
     tasks::spawn("admin", accept(listener, router, LIMITS));
     Ok(())
 }
@@ -95,7 +95,8 @@ async fn status(State(reporter): State<Arc<Reporter>>) -> impl IntoResponse {
     Json(reporter.report().await)
 }
 
-async fn metrics(State(registry): State<Arc<Registry>>) -> impl IntoResponse {
+async fn metrics(State((reporter, registry)): State<(Arc<Reporter>, Arc<Registry>)>) -> impl IntoResponse {
+    reporter.refresh().await;
     let mut body = String::new();
     match text::encode(&mut body, &registry) {
         Ok(()) => {

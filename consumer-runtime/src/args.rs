@@ -18,7 +18,7 @@ pub(crate) struct Args {
     #[arg(long, global = true, env = "MILLRACE_CONFIG", default_value = "/etc/millrace/config.yaml")]
     config: PathBuf,
 
-    /// Where Secrets are mounted: a folder for each use (`broker`, `smtp`, `http-headers`), with a file for each key.
+    /// Where Secrets are mounted: a folder for each use (`broker`, `store`, `smtp`, `http-headers`), with a file for each key.
     #[arg(long, global = true, env = "MILLRACE_SECRETS_DIR", default_value = "/etc/millrace/secrets")]
     pub(crate) secrets_dir: PathBuf,
 

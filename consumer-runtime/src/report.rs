@@ -13,12 +13,15 @@ use millrace_core::{
     ports::LagProbe,
 };
 use millrace_engine::metrics::Metrics;
-use millrace_handlers::{AnalyticsHandler, AnalyticsTotals};
+use millrace_handlers::{AnalyticsSource, AnalyticsSummary};
 
 use crate::wire::Parts;
 
 /// The time that the broker has for telling the lag.
 const LAG_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// The time that the sums of `analytics` have for being read.
+const REFRESH_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Gathers what this process says about itself.
 pub(crate) struct Reporter {
@@ -26,7 +29,7 @@ pub(crate) struct Reporter {
     phase: Mutex<Phase>,
     health: Arc<Health>,
     metrics: Metrics,
-    analytics: Option<AnalyticsHandler>,
+    analytics: Option<Arc<dyn AnalyticsSource>>,
     lag: OnceLock<Box<dyn LagProbe>>,
 }
 
@@ -67,7 +70,15 @@ impl Reporter {
         }
     }
 
+    /// Brings up to date what is not by itself. What does not answer in time is shown as it was.
+    pub(crate) async fn refresh(&self) {
+        if let Some(analytics) = &self.analytics {
+            drop(tokio::time::timeout(REFRESH_TIMEOUT, analytics.refresh()).await);
+        }
+    }
+
     pub(crate) async fn report(&self) -> StatusReport {
+        self.refresh().await;
         let totals = self.metrics.totals();
         let pending = match self.lag.get() {
             // A broker that does not answer must not keep the report of just that from being read.
@@ -96,7 +107,7 @@ impl Reporter {
                 possible_duplicates: totals.possible_duplicates,
                 fenced: totals.fenced,
             },
-            analytics: self.analytics.as_ref().map(|analytics| analytics_report(&analytics.totals())),
+            analytics: self.analytics.as_ref().map(|analytics| analytics_report(analytics.summary())),
         }
     }
 
@@ -130,6 +141,7 @@ fn problem((part, trouble): (health::Part, health::Trouble)) -> StatusProblem {
         TroubleReason::DurableConflict => ProblemReason::DurableConflict,
         TroubleReason::BucketConflict => ProblemReason::BucketConflict,
         TroubleReason::Unsupported => ProblemReason::Unsupported,
+        TroubleReason::SchemaConflict => ProblemReason::SchemaConflict,
         TroubleReason::Failing => ProblemReason::Failing,
         TroubleReason::CircuitOpen => ProblemReason::CircuitOpen,
         TroubleReason::Paused => ProblemReason::Paused,
@@ -137,24 +149,26 @@ fn problem((part, trouble): (health::Part, health::Trouble)) -> StatusProblem {
     StatusProblem { part, reason, message: trouble.message }
 }
 
-fn analytics_report(totals: &AnalyticsTotals) -> AnalyticsReport {
-    let payments = totals.payments_succeeded.saturating_add(totals.payments_failed);
-    // In tenths of a percent, rounded down.
-    let share = totals.payments_succeeded.saturating_mul(1000).checked_div(payments).unwrap_or_default();
+fn analytics_report(summary: AnalyticsSummary) -> AnalyticsReport {
     AnalyticsReport {
-        total_revenue: totals.revenue.to_string(),
-        orders: totals.orders,
-        shipments: totals.shipments,
-        customers: totals.customers,
-        average_order_value: totals.average_order_value().to_string(),
-        payments_succeeded: totals.payments_succeeded,
-        payments_failed: totals.payments_failed,
-        payment_success_percent: format!("{}.{}", share / 10, share % 10),
-        amount_by_payment_method: totals
-            .amount_by_payment_method
-            .iter()
-            .map(|(method, amount)| (method.clone(), amount.to_string()))
-            .collect(),
-        quantity_by_product: totals.quantity_by_product.clone(),
+        orders_per_customer: summary.orders_per_customer(),
+        payment_success_percent: summary.payment_success_percent(),
+        processing_milliseconds_mean: milliseconds(summary.processing_mean()),
+        processing_milliseconds_max: milliseconds(summary.processing_max),
+        total_revenue: summary.revenue,
+        orders: summary.orders,
+        shipments: summary.shipments,
+        customers: summary.customers,
+        orders_per_customer_max: summary.customers_orders_max,
+        average_order_value: summary.average_order_value,
+        payments_succeeded: summary.payments_succeeded,
+        payments_failed: summary.payments_failed,
+        amount_by_payment_method: summary.amount_by_payment_method,
+        processed: summary.processed,
+        quantity_by_product: summary.quantity_by_product,
     }
+}
+
+fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

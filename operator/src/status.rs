@@ -176,16 +176,17 @@ fn broker(object: &EventConsumer) -> &'static str {
 
 fn handler(object: &EventConsumer) -> &'static str {
     let handler = &object.spec.handler;
-    match (&handler.email, &handler.analytics, &handler.http) {
-        (Some(_), _, _) => "email",
-        (None, Some(_), _) => "analytics",
-        (None, None, Some(_)) => "http",
-        (None, None, None) => "log",
-    }
+    let kinds = [
+        (handler.email.is_some(), "email"),
+        (handler.analytics.is_some(), "analytics"),
+        (handler.inventory.is_some(), "inventory"),
+        (handler.http.is_some(), "http"),
+    ];
+    kinds.into_iter().find(|(is_set, _)| *is_set).map_or("log", |(_, name)| name)
 }
 
 fn guarantee(object: &EventConsumer) -> DeliveryGuarantee {
-    if object.spec.broker.jet_stream.is_some() { DeliveryGuarantee::AtLeastOnce } else { DeliveryGuarantee::AtMostOnce }
+    DeliveryGuarantee::of(&object.spec.broker, &object.spec.idempotency)
 }
 
 fn truth(value: bool) -> &'static str {

@@ -22,9 +22,9 @@ mod validate;
 
 pub use broker::{Broker, InitialPosition, JetStream, Nats, SecretRef, Tls};
 pub use delivery::{Backoff, CircuitBreaker, DeadLetter, Delivery, OnExhausted, RateLimit};
-pub use handler::{Analytics, Email, Handler, Log, LogLevel};
+pub use handler::{Analytics, AnalyticsStore, Email, Handler, Inventory, Log, LogLevel};
 pub use http::{ContentMode, Http, ResponsePolicy, ServiceRef, Signing};
-pub use idempotency::{Idempotency, IdempotencyMode, JetStreamKv, Memory, Store};
+pub use idempotency::{Idempotency, IdempotencyMode, JetStreamKv, Memory, Postgres, Store};
 pub use limits::Limits;
 pub use load::{LoadError, load};
 pub use pick::{Ordering, Pick};

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Broker, Delivery, Handler, Idempotency, IdempotencyMode, JetStreamKv, Limits, Memory, Ordering, Pick, Store,
-    defaults,
+    defaults, status::DeliveryGuarantee,
 };
 
 const CLAIM_MARGIN_SECONDS: u32 = 10;
@@ -70,7 +70,9 @@ impl RuntimeConfig {
     pub fn store(&self) -> Option<Store> {
         match self.idempotency.mode {
             IdempotencyMode::None => None,
-            IdempotencyMode::Claim => Some(self.idempotency.store.clone().unwrap_or_else(|| self.default_store())),
+            IdempotencyMode::Claim | IdempotencyMode::Transactional => {
+                Some(self.idempotency.store.clone().unwrap_or_else(|| self.default_store()))
+            }
         }
     }
 
@@ -86,11 +88,16 @@ impl RuntimeConfig {
         self.ordering == Ordering::Key && self.broker.nats.is_some()
     }
 
+    /// What broker, store and handler together promise.
+    pub fn delivery_guarantee(&self) -> DeliveryGuarantee {
+        DeliveryGuarantee::of(&self.broker, &self.idempotency)
+    }
+
     fn default_store(&self) -> Store {
         if self.broker.jet_stream.is_some() {
-            Store { jet_stream_kv: Some(JetStreamKv::default()), memory: None }
+            Store { jet_stream_kv: Some(JetStreamKv::default()), ..Store::default() }
         } else {
-            Store { jet_stream_kv: None, memory: Some(Memory::default()) }
+            Store { memory: Some(Memory::default()), ..Store::default() }
         }
     }
 }

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::{Broker, Idempotency, IdempotencyMode};
+
 /// The report that `/status` gives as JSON.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -43,6 +45,20 @@ pub enum DeliveryGuarantee {
     AtMostOnce,
     /// Nothing is lost; duplicates are possible, only in a counted crash window where events are claimed.
     AtLeastOnce,
+    /// Nothing is lost, and each effect happens once for each event id within `idempotency.retentionSeconds`: the effect
+    /// and the record of it are one transaction.
+    EffectivelyOnce,
+}
+
+impl DeliveryGuarantee {
+    /// What this broker and this way of recognising a repeated event together promise.
+    pub fn of(broker: &Broker, idempotency: &Idempotency) -> Self {
+        match (&broker.jet_stream, idempotency.mode) {
+            (None, _) => Self::AtMostOnce,
+            (Some(_), IdempotencyMode::Transactional) => Self::EffectivelyOnce,
+            (Some(_), IdempotencyMode::None | IdempotencyMode::Claim) => Self::AtLeastOnce,
+        }
+    }
 }
 
 /// One thing that keeps a process from handling events.
@@ -99,6 +115,8 @@ pub enum ProblemReason {
     BucketConflict,
     /// The server lacks something that is asked of it: it is too old.
     Unsupported,
+    /// Tables of the database are not what this release knows.
+    SchemaConflict,
     /// The server answers with an error.
     Failing,
     /// The handler fails for every event.
@@ -123,6 +141,7 @@ impl ProblemReason {
             Self::DurableConflict => "DurableConflict",
             Self::BucketConflict => "BucketConflict",
             Self::Unsupported => "Unsupported",
+            Self::SchemaConflict => "SchemaConflict",
             Self::Failing => "Failing",
             Self::CircuitOpen => "CircuitOpen",
             Self::Paused => "Paused",
@@ -143,6 +162,7 @@ impl ProblemReason {
             | Self::DurableConflict
             | Self::BucketConflict
             | Self::Unsupported
+            | Self::SchemaConflict
             | Self::Paused => true,
         }
     }
@@ -199,8 +219,12 @@ pub struct AnalyticsReport {
     pub orders: u64,
     /// Orders shipped.
     pub shipments: u64,
-    /// Customers with at least one order; the first 100,000 are counted.
+    /// Customers with at least one order; in memory the first 100,000 are counted.
     pub customers: u64,
+    /// Orders of these customers divided by their number, rounded to hundredths.
+    pub orders_per_customer: String,
+    /// Most orders of one customer.
+    pub orders_per_customer_max: u64,
     /// `total_revenue` divided by `orders`, rounded to cents.
     pub average_order_value: String,
     /// Payments that succeeded.
@@ -211,6 +235,12 @@ pub struct AnalyticsReport {
     pub payment_success_percent: String,
     /// Sum of successful payments by payment method; beyond 100 methods, the sum of all others under `other`.
     pub amount_by_payment_method: std::collections::BTreeMap<String, String>,
+    /// Events handled whose processing time is in the next two figures.
+    pub processed: u64,
+    /// Mean time from when an event happened until it was handled, in milliseconds, rounded down.
+    pub processing_milliseconds_mean: u64,
+    /// The longest such time.
+    pub processing_milliseconds_max: u64,
     /// Items sold by product; beyond 1,000 products, the sum of all others under `other`.
     pub quantity_by_product: std::collections::BTreeMap<String, u64>,
 }

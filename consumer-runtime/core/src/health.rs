@@ -45,6 +45,8 @@ pub enum TroubleReason {
     BucketConflict,
     /// The server lacks something that is asked of it.
     Unsupported,
+    /// Tables of the database are not what this release knows.
+    SchemaConflict,
     /// The server answers with an error.
     Failing,
     /// The handler fails for every event.

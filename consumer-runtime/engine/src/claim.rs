@@ -35,7 +35,8 @@ pub(crate) async fn claim(shared: &Shared, delivery: &Delivery, event: &Event) -
     shared.metrics.store_took("claim", shared.clock.monotonic().since(asked_at));
     match answer {
         Ok(Claim::Claimed(claimed)) => {
-            if claimed.record.uncertain > 0 {
+            // A handler that records its effect itself has had none, or the claim would have met the record.
+            if claimed.record.uncertain > 0 && !shared.handler.records() {
                 shared.metrics.possible_duplicates.inc();
                 warn!(event_id = %event.id, attempt = claimed.record.attempts, uncertain = claimed.record.uncertain,
                     "an earlier attempt ended without word: its effect may happen twice");

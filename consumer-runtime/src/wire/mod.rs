@@ -4,6 +4,7 @@ mod handler;
 mod http;
 mod nats;
 mod policy;
+mod postgres;
 mod store;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
@@ -16,7 +17,8 @@ use millrace_core::{
     time::Clock,
 };
 use millrace_engine::{Engine, OnExhausted, clock::TokioClock, metrics::Metrics};
-use millrace_handlers::AnalyticsHandler;
+use millrace_handlers::{AnalyticsSource, register_analytics};
+use millrace_postgres::Database;
 use prometheus_client::registry::Registry;
 use tracing::warn;
 
@@ -27,9 +29,10 @@ pub(crate) struct Parts {
     config: RuntimeConfig,
     secrets_dir: PathBuf,
     clock: Arc<dyn Clock>,
+    database: Option<Database>,
     handler: Arc<dyn Handler>,
     registry: Arc<Registry>,
-    pub(crate) analytics: Option<AnalyticsHandler>,
+    pub(crate) analytics: Option<Arc<dyn AnalyticsSource>>,
     pub(crate) health: Arc<Health>,
     pub(crate) metrics: Metrics,
 }
@@ -48,15 +51,18 @@ impl Parts {
         let metrics = Metrics::default();
         let mut registry = Registry::default();
         metrics.register(&mut registry);
-        let (handler, analytics) = handler::handler(&config, &secrets_dir, http_allow)?;
+        let clock: Arc<dyn Clock> = Arc::new(TokioClock::start());
+        let database = postgres::database(&config, &secrets_dir);
+        let (handler, analytics) = handler::handler(&config, &secrets_dir, http_allow, database.as_ref(), &clock)?;
         if let Some(analytics) = &analytics {
-            analytics.register(&mut registry);
+            register_analytics(Arc::clone(analytics), &mut registry);
         }
         let store = config.store().map(|_| Part::Store);
         let parts = [Part::Broker, Part::Handler].into_iter().chain(store);
         Ok(Self {
             secrets_dir,
-            clock: Arc::new(TokioClock::start()),
+            clock,
+            database,
             handler,
             registry: Arc::new(registry),
             analytics,
@@ -81,11 +87,7 @@ impl Parts {
 
     /// What broker, store and handler together promise.
     pub(crate) fn delivery_guarantee(&self) -> DeliveryGuarantee {
-        if self.config.broker.jet_stream.is_some() {
-            DeliveryGuarantee::AtLeastOnce
-        } else {
-            DeliveryGuarantee::AtMostOnce
-        }
+        self.config.delivery_guarantee()
     }
 
     /// Connects everything, with patience, and returns an engine that is ready to run. What does not work meanwhile is
@@ -111,7 +113,7 @@ impl Parts {
     }
 
     fn request_timeout(&self) -> Duration {
-        Duration::from_millis(self.config.limits.request_milliseconds.into())
+        request_timeout(&self.config)
     }
 
     async fn check_handler(&self) {
@@ -139,6 +141,11 @@ impl Parts {
             }
         }
     }
+}
+
+/// The time that one request to broker or store may take.
+fn request_timeout(config: &RuntimeConfig) -> Duration {
+    Duration::from_millis(config.limits.request_milliseconds.into())
 }
 
 fn seconds(seconds: u32) -> Duration {

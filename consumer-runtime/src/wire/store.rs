@@ -1,10 +1,12 @@
 //! The store of claims.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use millrace_config::Store;
 use millrace_core::{health::Part, ports::IdempotencyStore};
+use millrace_engine::tasks;
 use millrace_nats::Connection;
+use millrace_postgres::PostgresStore;
 use millrace_store::{BucketOptions, JetStreamKvStore, MemoryStore};
 
 use crate::wire::{Parts, seconds};
@@ -23,13 +25,23 @@ impl Parts {
                 let opening = || JetStreamKvStore::open(connection.client(), &options, Arc::clone(&self.clock));
                 Arc::new(self.until_it_works(Part::Store, opening).await)
             }
-            Store { jet_stream_kv: None, memory } => {
+            Store { postgres: Some(_), .. } => self.open_postgres(retention).await?,
+            Store { memory, .. } => {
                 let entries = memory.unwrap_or_default().max_entries;
                 let entries = usize::try_from(entries).unwrap_or(usize::MAX);
                 Arc::new(MemoryStore::new(Arc::clone(&self.clock), entries, retention))
             }
         };
         self.health.works(Part::Store);
+        Some(store)
+    }
+
+    async fn open_postgres(&self, retention: Duration) -> Option<Arc<dyn IdempotencyStore>> {
+        let database = self.database.as_ref()?;
+        let opening = || PostgresStore::open(database.clone(), retention);
+        let store = Arc::new(self.until_it_works(Part::Store, opening).await);
+        let sweeper = Arc::clone(&store);
+        tasks::spawn("sweep", async move { sweeper.sweep().await });
         Some(store)
     }
 }

@@ -46,14 +46,18 @@ use crate::status::EventConsumerStatus;
 #[x_kube(
     validation = Rule::new("has(self.broker.jetStream) != has(self.broker.nats)")
         .message("broker must have exactly one of jetStream and nats"),
-    validation = Rule::new("(has(self.handler.log) ? 1 : 0) + (has(self.handler.email) ? 1 : 0) + (has(self.handler.analytics) ? 1 : 0) + (has(self.handler.http) ? 1 : 0) == 1")
-        .message("handler must have exactly one of log, email, analytics and http"),
+    validation = Rule::new("(has(self.handler.log) ? 1 : 0) + (has(self.handler.email) ? 1 : 0) + (has(self.handler.analytics) ? 1 : 0) + (has(self.handler.inventory) ? 1 : 0) + (has(self.handler.http) ? 1 : 0) == 1")
+        .message("handler must have exactly one of log, email, analytics, inventory and http"),
     validation = Rule::new("!has(self.handler.http) || has(self.handler.http.url) != has(self.handler.http.serviceRef)")
         .message("handler.http must have exactly one of url and serviceRef"),
     validation = Rule::new("!has(self.handler.http) || !has(self.handler.http.tls) || !has(self.handler.http.url) || self.handler.http.url.startsWith('https://')")
         .message("handler.http.tls needs an https:// url: correct the url or remove tls"),
-    validation = Rule::new("!has(self.idempotency.store) || has(self.idempotency.store.jetStreamKV) != has(self.idempotency.store.memory)")
-        .message("idempotency.store must have exactly one of jetStreamKV and memory"),
+    validation = Rule::new("!has(self.idempotency.store) || (has(self.idempotency.store.jetStreamKV) ? 1 : 0) + (has(self.idempotency.store.postgres) ? 1 : 0) + (has(self.idempotency.store.memory) ? 1 : 0) == 1")
+        .message("idempotency.store must have exactly one of jetStreamKV, postgres and memory"),
+    validation = Rule::new("self.idempotency.mode != 'Transactional' || (has(self.idempotency.store) && has(self.idempotency.store.postgres) && (has(self.handler.inventory) || (has(self.handler.analytics) && self.handler.analytics.store == 'Postgres')))")
+        .message("idempotency.mode Transactional needs idempotency.store.postgres and a handler that commits to it: inventory, or analytics with store Postgres"),
+    validation = Rule::new("self.idempotency.mode == 'Transactional' || !(has(self.handler.inventory) || (has(self.handler.analytics) && self.handler.analytics.store == 'Postgres'))")
+        .message("handler.inventory, and handler.analytics with store Postgres, need idempotency.mode Transactional"),
     validation = Rule::new("!has(self.idempotency.store) || self.idempotency.mode != 'None'")
         .message("idempotency.store has no use with mode None: remove it or use mode Claim"),
     validation = Rule::new("!has(self.idempotency.store) || !has(self.idempotency.store.jetStreamKV) || has(self.broker.jetStream)")
@@ -76,8 +80,8 @@ use crate::status::EventConsumerStatus;
         .message("delivery.deadLetter must say where dead letters go, for example {subject: dlq.orders}"),
     validation = Rule::new("self.delivery.onExhausted == 'DeadLetter' || !has(self.delivery.deadLetter)")
         .message("delivery.deadLetter has no use with onExhausted Pause or Drop: remove it"),
-    validation = Rule::new("self.delivery.onExhausted != 'Pause' || (has(self.broker.jetStream) && self.idempotency.mode == 'Claim' && !(has(self.idempotency.store) && has(self.idempotency.store.memory)))")
-        .message("delivery.onExhausted Pause needs broker.jetStream and claims in jetStreamKV, which keep the event and its attempts"),
+    validation = Rule::new("self.delivery.onExhausted != 'Pause' || (has(self.broker.jetStream) && self.idempotency.mode != 'None' && !(has(self.idempotency.store) && has(self.idempotency.store.memory)))")
+        .message("delivery.onExhausted Pause needs broker.jetStream and claims that outlive a pod, which keep the event and its attempts"),
     validation = Rule::new("!has(self.delivery.maxAgeSeconds) || has(self.broker.jetStream)")
         .message("delivery.maxAgeSeconds needs broker.jetStream: NATS core does not say when an event was published"),
     validation = Rule::new("!has(self.delivery.deadLetter) || !self.subjects.exists(s, self.delivery.deadLetter.subject.matches('^' + s.replace('.', '[.]').replace('*', '[^.]+').replace('>', '.+') + '$'))")

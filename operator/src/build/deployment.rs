@@ -181,6 +181,7 @@ fn secrets(valid: &Valid) -> impl Iterator<Item = (&'static str, &SecretRef)> {
         ("broker", valid.config.broker.auth_secret_ref()),
         ("broker-ca", tls.and_then(|tls| tls.ca_secret_ref.as_ref())),
         ("broker-client", tls.and_then(|tls| tls.client_secret_ref.as_ref())),
+        ("store", valid.config.idempotency.store_secret_ref()),
         ("smtp", valid.config.handler.email.as_ref().map(|email| &email.smtp_secret_ref)),
         ("http-signing", http.and_then(|http| http.signing.as_ref()).map(|signing| &signing.secret_ref)),
         ("http-headers", http.and_then(|http| http.headers_secret_ref.as_ref())),

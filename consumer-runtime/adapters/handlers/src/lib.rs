@@ -1,18 +1,23 @@
-//! What is done with an event: a log line, an e-mail, a sum, a request.
+//! What is done with an event: a log line, an e-mail, a sum, a request, a reservation.
 
 mod analytics;
 mod email;
 mod http;
+mod inventory;
 mod log;
 mod secret;
 
 pub use crate::{
-    analytics::{AnalyticsHandler, AnalyticsLimits, Totals as AnalyticsTotals},
+    analytics::{
+        AnalyticsHandler, AnalyticsLimits, AnalyticsSource, AnalyticsSummary, PostgresAnalyticsHandler,
+        register as register_analytics,
+    },
     email::{EmailHandler, EmailOptions, InvalidSender},
     http::{
         ContentMode, HttpHandler, HttpOptions, InvalidTarget, Reach, Resolve, ResponsePolicy, SystemResolver,
         TlsOptions,
     },
+    inventory::InventoryHandler,
     log::{LogHandler, LogLevel},
     secret::MountedSecret,
 };

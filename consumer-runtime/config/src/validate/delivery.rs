@@ -52,11 +52,11 @@ fn check_on_exhausted(config: &RuntimeConfig, problems: &mut Vec<Problem>) {
             problems.push(Problem::new("delivery.deadLetter", "has no use with onExhausted Pause or Drop; remove it"));
         }
     }
-    let keeps_attempts = matches!(config.store(), Some(Store { jet_stream_kv: Some(_), .. }));
-    if delivery.on_exhausted == OnExhausted::Pause && !keeps_attempts {
+    let keeps_attempts = matches!(config.store(), Some(Store { memory: None, .. }));
+    if delivery.on_exhausted == OnExhausted::Pause && !(keeps_attempts && config.broker.jet_stream.is_some()) {
         problems.push(Problem::new(
             "delivery.onExhausted",
-            "Pause needs broker.jetStream and claims in jetStreamKV, which keep the event and its attempts",
+            "Pause needs broker.jetStream and claims that outlive a pod, which keep the event and its attempts",
         ));
     }
 }

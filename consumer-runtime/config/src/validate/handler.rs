@@ -3,9 +3,15 @@
 use crate::{Email, Handler, Http, Problem};
 
 pub(super) fn check(handler: &Handler, namespace: &str, problems: &mut Vec<Problem>) {
-    let members = [handler.log.is_some(), handler.email.is_some(), handler.analytics.is_some(), handler.http.is_some()];
+    let members = [
+        handler.log.is_some(),
+        handler.email.is_some(),
+        handler.analytics.is_some(),
+        handler.inventory.is_some(),
+        handler.http.is_some(),
+    ];
     if members.into_iter().filter(|set| *set).count() != 1 {
-        problems.push(Problem::new("handler", "set exactly one of log, email, analytics and http"));
+        problems.push(Problem::new("handler", "set exactly one of log, email, analytics, inventory and http"));
     }
     if let Some(Email { from, .. }) = &handler.email
         && (!from.contains('@') || from.contains(['\r', '\n']))

@@ -1,20 +1,25 @@
 //! The sums. Pure.
 
-use std::collections::{BTreeMap, HashSet};
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::Duration,
+};
 
 use millrace_events::{Money, OrderPlaced, PaymentProcessed, PaymentStatus, ShopEvent};
 use sha2::{Digest, Sha256};
+
+use crate::analytics::summary::AnalyticsSummary;
 
 /// The name under which is added up what no name is kept for.
 pub(super) const OTHER: &str = "other";
 
 /// Longest name in bytes that is kept. Longer ones are added up under `other`.
-const NAME_BYTES_MAX: usize = 128;
+pub(super) const NAME_BYTES_MAX: usize = 128;
 
 /// How much is told apart. What comes after that counts in all sums, and under the name `other`.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct AnalyticsLimits {
-    /// Most customers that are counted. Each takes some 30 bytes.
+    /// Most customers that are counted. Each takes some 40 bytes.
     pub customers_max: usize,
     /// Most products with a sum of their own. They are all in `/status`, which the operator reads up to 1 MiB.
     pub products_max: usize,
@@ -24,23 +29,33 @@ pub struct AnalyticsLimits {
 
 /// Sums over the shop's events.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct Totals {
+pub(super) struct Totals {
     /// Sum of the total amounts of all orders.
-    pub revenue: Money,
+    pub(super) revenue: Money,
     /// Orders placed.
-    pub orders: u64,
+    pub(super) orders: u64,
     /// Orders shipped.
-    pub shipments: u64,
+    pub(super) shipments: u64,
     /// Customers with an order; when more than the bound have one, the bound.
-    pub customers: u64,
+    pub(super) customers: u64,
+    /// Orders of these customers.
+    pub(super) customers_orders: u64,
+    /// Most orders of one of them.
+    pub(super) customers_orders_max: u64,
     /// Payments that succeeded.
-    pub payments_succeeded: u64,
+    pub(super) payments_succeeded: u64,
     /// Payments that failed.
-    pub payments_failed: u64,
+    pub(super) payments_failed: u64,
     /// Amount of the successful payments by method.
-    pub amount_by_payment_method: BTreeMap<String, Money>,
+    pub(super) amount_by_payment_method: BTreeMap<String, Money>,
     /// Items sold by product.
-    pub quantity_by_product: BTreeMap<String, u64>,
+    pub(super) quantity_by_product: BTreeMap<String, u64>,
+    /// Events handled.
+    pub(super) processed: u64,
+    /// The time from when each happened until it was handled, added up.
+    pub(super) processing: Duration,
+    /// The longest such time.
+    pub(super) processing_max: Duration,
 }
 
 /// The sums, and what is needed to go on with them.
@@ -49,7 +64,7 @@ pub(super) struct Ledger {
     pub(super) totals: Totals,
     limits: AnalyticsLimits,
     /// Hashes, because a customer's id may be long: 128 bits of SHA-256 do not meet by chance.
-    customers: HashSet<[u8; 16]>,
+    customers: HashMap<[u8; 16], u64>,
 }
 
 /// A sum that has too many digits to be exact. Nothing was added.
@@ -58,35 +73,62 @@ pub(super) struct Ledger {
 pub(super) struct Overflow;
 
 impl Totals {
-    /// Revenue divided by orders, rounded to cents; zero before the first order.
-    pub fn average_order_value(&self) -> Money {
-        self.revenue.average(self.orders).unwrap_or(Money::ZERO)
+    /// What is shown of them.
+    pub(super) fn summary(&self) -> AnalyticsSummary {
+        let average_order_value = self.revenue.average(self.orders).unwrap_or(Money::ZERO);
+        AnalyticsSummary {
+            revenue: self.revenue.to_string(),
+            orders: self.orders,
+            shipments: self.shipments,
+            customers: self.customers,
+            customers_orders: self.customers_orders,
+            customers_orders_max: self.customers_orders_max,
+            average_order_value: average_order_value.to_string(),
+            payments_succeeded: self.payments_succeeded,
+            payments_failed: self.payments_failed,
+            processed: self.processed,
+            processing: self.processing,
+            processing_max: self.processing_max,
+            amount_by_payment_method: self
+                .amount_by_payment_method
+                .iter()
+                .map(|(method, amount)| (method.clone(), amount.to_string()))
+                .collect(),
+            quantity_by_product: self.quantity_by_product.clone(),
+        }
     }
 }
 
 impl Ledger {
     pub(super) fn new(limits: AnalyticsLimits) -> Self {
-        Self { totals: Totals::default(), limits, customers: HashSet::new() }
+        Self { totals: Totals::default(), limits, customers: HashMap::new() }
     }
 
-    /// Adds an event, all of it or nothing.
-    pub(super) fn add(&mut self, event: &ShopEvent) -> Result<(), Overflow> {
+    /// Adds an event that took `processing` from when it happened until now, all of it or nothing.
+    pub(super) fn add(&mut self, event: &ShopEvent, processing: Duration) -> Result<(), Overflow> {
         match event {
-            ShopEvent::OrderPlaced(order) => self.add_order(order),
-            ShopEvent::OrderShipped(_) => {
-                self.totals.shipments = self.totals.shipments.saturating_add(1);
-                Ok(())
-            }
-            ShopEvent::PaymentProcessed(payment) => self.add_payment(payment),
+            ShopEvent::OrderPlaced(order) => self.add_order(order)?,
+            ShopEvent::OrderShipped(_) => self.totals.shipments = self.totals.shipments.saturating_add(1),
+            ShopEvent::PaymentProcessed(payment) => self.add_payment(payment)?,
         }
+        let totals = &mut self.totals;
+        totals.processed = totals.processed.saturating_add(1);
+        totals.processing = totals.processing.saturating_add(processing);
+        totals.processing_max = totals.processing_max.max(processing);
+        Ok(())
     }
 
     fn add_order(&mut self, order: &OrderPlaced) -> Result<(), Overflow> {
         let totals = &mut self.totals;
         totals.revenue = totals.revenue.checked_add(order.total_amount).ok_or(Overflow)?;
         totals.orders = totals.orders.saturating_add(1);
-        if self.customers.len() < self.limits.customers_max && self.customers.insert(digest(&order.customer_id)) {
-            totals.customers = totals.customers.saturating_add(1);
+        let customer = digest(&order.customer_id);
+        if self.customers.len() < self.limits.customers_max || self.customers.contains_key(&customer) {
+            let orders = self.customers.entry(customer).or_default();
+            *orders = orders.saturating_add(1);
+            totals.customers_orders = totals.customers_orders.saturating_add(1);
+            totals.customers_orders_max = totals.customers_orders_max.max(*orders);
+            totals.customers = u64::try_from(self.customers.len()).unwrap_or(u64::MAX);
         }
         for item in &order.items {
             let product = name(&totals.quantity_by_product, &item.product_id, self.limits.products_max);
@@ -132,6 +174,10 @@ mod tests {
 
     const LIMITS: AnalyticsLimits = AnalyticsLimits { customers_max: 2, products_max: 2, payment_methods_max: 1 };
 
+    fn add(ledger: &mut Ledger, event: &ShopEvent) -> Result<(), Overflow> {
+        ledger.add(event, Duration::from_millis(20))
+    }
+
     fn order(id: &str) -> OrderPlaced {
         let Ok(ShopEvent::OrderPlaced(order)) = ShopEvent::from_event(&sample::event(id)) else { panic!() };
         order
@@ -153,13 +199,16 @@ mod tests {
         let mut ledger = Ledger::new(LIMITS);
 
         for id in ["1", "2", "3"] {
-            ledger.add(&ShopEvent::OrderPlaced(order(id))).unwrap();
+            add(&mut ledger, &ShopEvent::OrderPlaced(order(id))).unwrap();
         }
 
         let totals = ledger.totals;
         assert_eq!((totals.revenue.to_string().as_str(), totals.orders, totals.customers), ("75.0", 3, 1));
         assert_eq!(totals.quantity_by_product.get("p1"), Some(&6));
-        assert_eq!(totals.average_order_value(), "25.00".parse().unwrap());
+        assert_eq!((totals.customers_orders, totals.customers_orders_max), (3, 3));
+        assert_eq!((totals.processed, totals.processing.as_millis(), totals.processing_max.as_millis()), (3, 60, 20));
+        let summary = totals.summary();
+        assert_eq!((summary.average_order_value.as_str(), summary.orders_per_customer().as_str()), ("25.00", "3.00"));
     }
 
     #[test]
@@ -170,11 +219,11 @@ mod tests {
             let mut order = order("1");
             order.customer_id = format!("customer-{number}");
             order.items[0].product_id = product.to_owned();
-            ledger.add(&ShopEvent::OrderPlaced(order)).unwrap();
+            add(&mut ledger, &ShopEvent::OrderPlaced(order)).unwrap();
         }
 
         let totals = ledger.totals;
-        assert_eq!((totals.orders, totals.customers), (5, 2));
+        assert_eq!((totals.orders, totals.customers, totals.customers_orders), (5, 2, 2));
         let expected = [("a", 4), (OTHER, 6)].map(|(name, sold)| (name.to_owned(), sold));
         assert_eq!(totals.quantity_by_product, BTreeMap::from(expected));
     }
@@ -183,10 +232,10 @@ mod tests {
     fn an_amount_that_cannot_be_added_exactly_changes_nothing() {
         let largest: Money = "79228162514264337593543950335".parse().unwrap();
         let mut ledger = Ledger::new(LIMITS);
-        ledger.add(&payment(largest, "card")).unwrap();
+        add(&mut ledger, &payment(largest, "card")).unwrap();
         let before = ledger.totals.clone();
 
-        ledger.add(&payment(largest, "card")).unwrap_err();
+        add(&mut ledger, &payment(largest, "card")).unwrap_err();
 
         assert_eq!(ledger.totals, before);
     }
@@ -196,7 +245,7 @@ mod tests {
         fn payments_add_up_to_the_cent_whatever_their_methods(payments in prop::collection::vec((0_i64..1_000_000, "[a-d]"), 0..50)) {
             let mut ledger = Ledger::new(LIMITS);
             for (cents, method) in &payments {
-                ledger.add(&payment(Money::from_cents(*cents), method)).unwrap();
+                add(&mut ledger, &payment(Money::from_cents(*cents), method)).unwrap();
             }
 
             let sums = ledger.totals.amount_by_payment_method.values();
