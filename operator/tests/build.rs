@@ -115,6 +115,20 @@ fn children_belong_to_their_object_and_secrets_are_mounted_as_optional() {
 }
 
 #[test]
+fn effect_and_record_in_one_transaction_make_the_guarantee_and_the_database_is_described_by_a_secret() {
+    let object = example("inventory");
+    let volumes = &pod_spec(&object)["volumes"];
+    assert_eq!((&volumes[1]["name"], &volumes[1]["secret"]["secretName"]), (&json!("store"), &json!("shop-db")));
+
+    for (name, guarantee) in
+        [("inventory", "EffectivelyOnce"), ("analytics-postgres", "EffectivelyOnce"), ("analytics", "AtLeastOnce")]
+    {
+        let status = status(&example(name), &Seen::New, "2026-01-01T00:00:00Z".parse().unwrap());
+        assert_eq!(serde_json::to_value(status).unwrap()["deliveryGuarantee"], guarantee, "{name}");
+    }
+}
+
+#[test]
 fn a_change_of_the_configuration_replaces_the_pods_and_scaling_does_not() {
     let template =
         |object: &EventConsumer| serde_json::to_value(desired(object).deployment).unwrap()["spec"]["template"].clone();

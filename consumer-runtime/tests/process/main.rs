@@ -6,6 +6,7 @@ mod email;
 mod give_up;
 mod http;
 mod order;
+mod postgres;
 mod redrive;
 mod stop;
 mod support;
