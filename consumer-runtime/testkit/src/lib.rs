@@ -17,5 +17,6 @@ pub mod http_sink;
 pub mod mailpit;
 pub mod nats_server;
 pub mod postgres_server;
+pub mod redis_server;
 pub mod sample;
 pub mod store;
