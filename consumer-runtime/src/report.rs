@@ -6,7 +6,8 @@ use std::{
 };
 
 use millrace_config::status::{
-    AnalyticsReport, DeliveryGuarantee, Lag, Part, Phase, ProblemReason, StatusProblem, StatusReport, Totals,
+    AnalyticsReport, DeliveryGuarantee, Lag, NoteReason, Part, Phase, ProblemReason, StatusNote, StatusProblem,
+    StatusReport, Totals,
 };
 use millrace_core::{
     health::{self, Health, TroubleReason},
@@ -95,6 +96,7 @@ impl Reporter {
                 in_flight: totals.in_flight,
                 oldest_seconds: Some(totals.oldest_seconds).filter(|seconds| *seconds > 0),
             },
+            notes: self.health.notes().into_iter().map(note).collect(),
             totals: Totals {
                 deliveries: totals.deliveries,
                 redeliveries: totals.redeliveries,
@@ -142,11 +144,20 @@ fn problem((part, trouble): (health::Part, health::Trouble)) -> StatusProblem {
         TroubleReason::BucketConflict => ProblemReason::BucketConflict,
         TroubleReason::Unsupported => ProblemReason::Unsupported,
         TroubleReason::SchemaConflict => ProblemReason::SchemaConflict,
+        TroubleReason::StoreUnsafe => ProblemReason::StoreUnsafe,
         TroubleReason::Failing => ProblemReason::Failing,
         TroubleReason::CircuitOpen => ProblemReason::CircuitOpen,
         TroubleReason::Paused => ProblemReason::Paused,
     };
     StatusProblem { part, reason, message: trouble.message }
+}
+
+fn note((reason, message): (health::NoteReason, String)) -> StatusNote {
+    let reason = match reason {
+        health::NoteReason::RetentionTooShort => NoteReason::RetentionTooShort,
+        health::NoteReason::StoreNotDurable => NoteReason::StoreNotDurable,
+    };
+    StatusNote { reason, message }
 }
 
 fn analytics_report(summary: AnalyticsSummary) -> AnalyticsReport {

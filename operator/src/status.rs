@@ -60,6 +60,8 @@ pub fn status(object: &EventConsumer, seen: &Seen<'_>, now: Timestamp) -> EventC
         };
         conditions.set("CircuitOpen", open, &reason, &message);
     }
+    let (degraded, reason, message) = degradation(seen);
+    conditions.set("DurabilityDegraded", degraded, &reason, &message);
     let deployment = match seen {
         Seen::Applied { deployment, .. } => deployment.status.clone(),
         Seen::New | Seen::Failed(_) => None,
@@ -118,13 +120,30 @@ fn first_problem(pods: &[(Pod, Option<StatusReport>)]) -> Option<StatusProblem> 
     problems().find(|problem| problem.reason.needs_change()).or_else(|| problems().next()).cloned()
 }
 
-fn part_condition(part: Part, seen: &Seen<'_>) -> (&'static str, String, String) {
-    let unknown = || ("Unknown", "NotReported".to_owned(), "no pod has reported yet".to_owned());
-    let Seen::Applied { pods, .. } = seen else { return unknown() };
+/// What the pods report; nothing while none of them has.
+fn reports<'a>(seen: &Seen<'a>) -> Option<Vec<&'a StatusReport>> {
+    let Seen::Applied { pods, .. } = seen else { return None };
     let reports: Vec<_> = pods.iter().filter_map(|(_, report)| report.as_ref()).collect();
-    if reports.is_empty() {
-        return unknown();
-    }
+    (!reports.is_empty()).then_some(reports)
+}
+
+fn unknown() -> (&'static str, String, String) {
+    ("Unknown", "NotReported".to_owned(), "no pod has reported yet".to_owned())
+}
+
+/// What weakens the promise, in the words of the first pod that reports something. The other notes follow the first.
+fn degradation(seen: &Seen<'_>) -> (&'static str, String, String) {
+    let Some(reports) = reports(seen) else { return unknown() };
+    let Some(report) = reports.iter().find(|report| !report.notes.is_empty()) else {
+        return ("False", "AsPromised".to_owned(), "no pod that answers reports anything that weakens it".to_owned());
+    };
+    let reason = report.notes.first().map(|note| note.reason.as_str()).unwrap_or_default();
+    let messages: Vec<_> = report.notes.iter().map(|note| note.message.as_str()).collect();
+    ("True", reason.to_owned(), messages.join("; "))
+}
+
+fn part_condition(part: Part, seen: &Seen<'_>) -> (&'static str, String, String) {
+    let Some(reports) = reports(seen) else { return unknown() };
     match reports.iter().flat_map(|report| &report.problems).find(|problem| problem.part == part) {
         Some(problem) => ("False", problem.reason.as_str().to_owned(), problem.message.clone()),
         None => ("True", "Working".to_owned(), "every pod that answers reports it working".to_owned()),

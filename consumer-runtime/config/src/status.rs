@@ -17,6 +17,9 @@ pub struct StatusReport {
     /// Everything that keeps this process from handling events. Empty when it works.
     #[serde(default)]
     pub problems: Vec<StatusProblem>,
+    /// What weakens the promise while everything works.
+    #[serde(default)]
+    pub notes: Vec<StatusNote>,
     /// What waits and what is at work.
     pub lag: Lag,
     /// Totals since the process started.
@@ -73,6 +76,35 @@ pub struct StatusProblem {
     pub message: String,
 }
 
+/// One thing that weakens the promise. Shown as the condition `DurabilityDegraded`.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct StatusNote {
+    /// Stable name of what it is.
+    pub reason: NoteReason,
+    /// What may happen and what to do, for a person.
+    pub message: String,
+}
+
+/// What weakens the promise. A condition's reason: stable.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub enum NoteReason {
+    /// Done events are forgotten while the broker may still deliver them.
+    RetentionTooShort,
+    /// The store may lose what it has confirmed.
+    StoreNotDurable,
+}
+
+impl NoteReason {
+    /// The reason as it stands in a condition.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::RetentionTooShort => "RetentionTooShort",
+            Self::StoreNotDurable => "StoreNotDurable",
+        }
+    }
+}
+
 /// A part that a consumer needs. Each has a condition of its own.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
 pub enum Part {
@@ -117,6 +149,8 @@ pub enum ProblemReason {
     Unsupported,
     /// Tables of the database are not what this release knows.
     SchemaConflict,
+    /// The store forgets claims in its everyday work.
+    StoreUnsafe,
     /// The server answers with an error.
     Failing,
     /// The handler fails for every event.
@@ -142,6 +176,7 @@ impl ProblemReason {
             Self::BucketConflict => "BucketConflict",
             Self::Unsupported => "Unsupported",
             Self::SchemaConflict => "SchemaConflict",
+            Self::StoreUnsafe => "StoreUnsafe",
             Self::Failing => "Failing",
             Self::CircuitOpen => "CircuitOpen",
             Self::Paused => "Paused",
@@ -163,6 +198,7 @@ impl ProblemReason {
             | Self::BucketConflict
             | Self::Unsupported
             | Self::SchemaConflict
+            | Self::StoreUnsafe
             | Self::Paused => true,
         }
     }

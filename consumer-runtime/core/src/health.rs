@@ -47,6 +47,8 @@ pub enum TroubleReason {
     Unsupported,
     /// Tables of the database are not what this release knows.
     SchemaConflict,
+    /// The store forgets claims in its everyday work.
+    StoreUnsafe,
     /// The server answers with an error.
     Failing,
     /// The handler fails for every event.
@@ -72,17 +74,27 @@ impl Trouble {
     }
 }
 
+/// What weakens the promise of a consumer while all its parts work.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub enum NoteReason {
+    /// Done events are forgotten while the broker may still deliver them.
+    RetentionTooShort,
+    /// The store may lose what it has confirmed.
+    StoreNotDurable,
+}
+
 /// The health of all parts. Every part is in trouble until it has been seen to work.
 #[derive(Debug)]
 pub struct Health {
     troubles: Mutex<BTreeMap<Part, Trouble>>,
+    notes: Mutex<BTreeMap<NoteReason, String>>,
 }
 
 impl Health {
     /// The health of a process that has just started and needs `parts`.
     pub fn starting(parts: impl IntoIterator<Item = Part>) -> Self {
         let starting = |part| (part, Trouble::new(TroubleReason::Connecting, "connecting"));
-        Self { troubles: Mutex::new(parts.into_iter().map(starting).collect()) }
+        Self { troubles: Mutex::new(parts.into_iter().map(starting).collect()), notes: Mutex::default() }
     }
 
     /// A part works. Whether that is news.
@@ -100,6 +112,21 @@ impl Health {
     pub fn troubles(&self) -> Vec<(Part, Trouble)> {
         let troubles = self.troubles.lock().unwrap_or_else(PoisonError::into_inner);
         troubles.iter().map(|(part, trouble)| (*part, trouble.clone())).collect()
+    }
+
+    /// Takes note of what weakens the promise, for a person, or that it does so no longer. It keeps nothing from working.
+    pub fn note(&self, reason: NoteReason, message: Option<String>) {
+        let mut notes = self.notes.lock().unwrap_or_else(PoisonError::into_inner);
+        match message {
+            Some(message) => drop(notes.insert(reason, message)),
+            None => drop(notes.remove(&reason)),
+        }
+    }
+
+    /// Everything that weakens the promise now.
+    pub fn notes(&self) -> Vec<(NoteReason, String)> {
+        let notes = self.notes.lock().unwrap_or_else(PoisonError::into_inner);
+        notes.iter().map(|(reason, message)| (*reason, message.clone())).collect()
     }
 
     /// Whether every part works.

@@ -79,6 +79,7 @@ impl Parts {
             let setting_up = || set_up(connection, &options, &self.clock, &self.health);
             let source = self.until_it_works(Part::Broker, setting_up).await;
             reporter.lag_from(Box::new(source.lag));
+            self.compare_retention(&source.stream, source.kept);
             return Source {
                 reader: Box::new(source.reader),
                 settler: Arc::new(source.settler),

@@ -3,17 +3,21 @@
 use std::{sync::Arc, time::Duration};
 
 use millrace_config::Store;
-use millrace_core::{health::Part, ports::IdempotencyStore};
+use millrace_core::{
+    health::{NoteReason, Part},
+    ports::IdempotencyStore,
+};
 use millrace_engine::tasks;
-use millrace_nats::Connection;
+use millrace_nats::{Connection, Kept};
 use millrace_postgres::PostgresStore;
 use millrace_store::{BucketOptions, JetStreamKvStore, MemoryStore};
+use tracing::warn;
 
 use crate::wire::{Parts, seconds};
 
 impl Parts {
     pub(super) async fn open_store(&self, connection: &Connection) -> Option<Arc<dyn IdempotencyStore>> {
-        let retention = seconds(self.config.idempotency.retention_seconds);
+        let retention = self.retention();
         let store: Arc<dyn IdempotencyStore> = match self.config.store()? {
             Store { jet_stream_kv: Some(bucket), .. } => {
                 let options = BucketOptions {
@@ -32,6 +36,10 @@ impl Parts {
                 Arc::new(MemoryStore::new(Arc::clone(&self.clock), entries, retention))
             }
         };
+        if !store.is_durable() && self.config.broker.jet_stream.is_some() {
+            let message = "claims are kept in the memory of each pod: an event that is delivered to another pod, or after a restart, is handled again; use another idempotency.store";
+            self.health.note(NoteReason::StoreNotDurable, Some(message.to_owned()));
+        }
         self.health.works(Part::Store);
         Some(store)
     }
@@ -43,5 +51,28 @@ impl Parts {
         let sweeper = Arc::clone(&store);
         tasks::spawn("sweep", async move { sweeper.sweep().await });
         Some(store)
+    }
+
+    fn retention(&self) -> Duration {
+        seconds(self.config.idempotency.retention_seconds)
+    }
+
+    /// A done event must be remembered for as long as the stream may deliver it again.
+    pub(super) fn compare_retention(&self, stream: &str, kept: Kept) {
+        if self.config.store().is_none() {
+            return;
+        }
+        let keeps = match kept {
+            Kept::UntilAcked => return,
+            Kept::For(max_age) if max_age <= self.retention() => return,
+            Kept::For(max_age) => format!("for {} s", max_age.as_secs()),
+            Kept::Forever => "without a limit of age".to_owned(),
+        };
+        let message = format!(
+            "stream {stream:?} keeps events {keeps} and idempotency.retentionSeconds is {}: an event that is delivered again after that is handled again; raise retentionSeconds or give the stream a smaller maximum age",
+            self.config.idempotency.retention_seconds
+        );
+        warn!(message, "the retention of done events is too short");
+        self.health.note(NoteReason::RetentionTooShort, Some(message));
     }
 }

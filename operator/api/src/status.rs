@@ -38,7 +38,8 @@ pub struct EventConsumerStatus {
     pub delivery_guarantee: Option<DeliveryGuarantee>,
 
     /// `Ready`: all replicas take events. `Reconciling`: on the way there. `Stalled`: something must be changed first.
-    /// `BrokerReady`, `StoreReady` and `HandlerReady`: the parts, as the pods report them.
+    /// `BrokerReady`, `StoreReady` and `HandlerReady`: the parts, as the pods report them. `DurabilityDegraded`: everything works, and something
+    /// weakens the promise.
     #[serde(default)]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,

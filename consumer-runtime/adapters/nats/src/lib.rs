@@ -19,7 +19,7 @@ pub use crate::{
         letters_source::{LetterReader, LetterSettler, Selection},
         reader::JetStreamReader,
         settler::JetStreamSettler,
-        setup::{InitialPosition, JetStreamOptions, JetStreamSource, set_up},
+        setup::{InitialPosition, JetStreamOptions, JetStreamSource, Kept, set_up},
     },
     secret::MountedSecret,
     tls::TlsOptions,

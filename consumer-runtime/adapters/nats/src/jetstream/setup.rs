@@ -6,7 +6,7 @@ use async_nats::jetstream::{
     self, ErrorCode,
     consumer::{AckPolicy, DeliverPolicy, PriorityPolicy, pull},
     context::{ConsumerInfoErrorKind, GetStreamByNameErrorKind, GetStreamErrorKind},
-    stream::{ConsumerErrorKind, Stream},
+    stream::{self, ConsumerErrorKind, RetentionPolicy, Stream},
 };
 use millrace_core::{
     health::{Health, Part, Trouble, TroubleReason},
@@ -64,6 +64,31 @@ pub struct JetStreamSource {
     pub settler: JetStreamSettler,
     /// Tells how much waits.
     pub lag: LagProbe,
+    /// The stream.
+    pub stream: String,
+    /// How long the stream keeps an event that is handled.
+    pub kept: Kept,
+}
+
+/// How long a stream keeps an event that is handled, and may so deliver it again.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Kept {
+    /// It goes with its acknowledgement.
+    UntilAcked,
+    /// For this long after it was published.
+    For(Duration),
+    /// Until there is no room for it.
+    Forever,
+}
+
+impl Kept {
+    fn by(config: &stream::Config) -> Self {
+        match config.retention {
+            RetentionPolicy::Interest | RetentionPolicy::WorkQueue => Self::UntilAcked,
+            RetentionPolicy::Limits if config.max_age.is_zero() => Self::Forever,
+            RetentionPolicy::Limits => Self::For(config.max_age),
+        }
+    }
 }
 
 /// Finds the stream and makes the durable.
@@ -77,14 +102,15 @@ pub async fn set_up(
     health: &Arc<Health>,
 ) -> Result<JetStreamSource, Trouble> {
     let durable = Durable { connection: connection.clone(), options: options.clone() };
-    let stream = durable.prepare().await?;
+    let found = durable.prepare().await?;
+    let (stream, kept) = (found.name.clone(), Kept::by(&found));
     info!(stream, durable = options.durable, "consuming");
     health.works(Part::Broker);
     let pinned = options.in_order.then(|| Pinned::new(connection.clone(), &stream, &options.durable));
     let settler = JetStreamSettler::new(connection.clone(), options.ack_wait, pinned.clone());
     let lag = LagProbe::new(connection.clone(), &stream, &options.durable);
-    let reader = JetStreamReader::new(durable, stream, pinned, Arc::clone(clock), Arc::clone(health));
-    Ok(JetStreamSource { reader, settler, lag })
+    let reader = JetStreamReader::new(durable, stream.clone(), pinned, Arc::clone(clock), Arc::clone(health));
+    Ok(JetStreamSource { reader, settler, lag, stream, kept })
 }
 
 /// A durable that can be made, and made again.
@@ -95,8 +121,8 @@ pub(crate) struct Durable {
 }
 
 impl Durable {
-    /// Checks the streams, makes or updates the durable, and returns the stream's name.
-    pub(crate) async fn prepare(&self) -> Result<String, Trouble> {
+    /// Checks the streams, makes or updates the durable, and returns how the stream is set up.
+    pub(crate) async fn prepare(&self) -> Result<stream::Config, Trouble> {
         let mut context = jetstream::new(self.connection.client.clone());
         context.set_timeout(self.connection.request_timeout);
         if self.options.in_order {
@@ -105,7 +131,7 @@ impl Durable {
         let stream = self.find_stream(&context).await?;
         self.check_dead_letter_stream(&context).await?;
         self.make(&stream).await?;
-        Ok(stream.cached_info().config.name.clone())
+        Ok(stream.cached_info().config.clone())
     }
 
     /// To keep an order a durable must be able to start again behind what is settled.
