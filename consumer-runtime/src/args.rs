@@ -20,7 +20,11 @@ pub(crate) struct Args {
 
     /// Where Secrets are mounted: a folder for each use (`broker`, `store`, `smtp`, `http-headers`), with a file for each key.
     #[arg(long, global = true, env = "MILLRACE_SECRETS_DIR", default_value = "/etc/millrace/secrets")]
-    pub(crate) secrets_dir: PathBuf,
+    secrets_dir: PathBuf,
+
+    /// Where the embedded store keeps its file: a persistent volume.
+    #[arg(long, global = true, env = "MILLRACE_DATA_DIR", default_value = "/var/lib/millrace")]
+    data_dir: PathBuf,
 
     /// Where /livez, /readyz, /metrics and /status are served.
     #[arg(long, global = true, env = "MILLRACE_LISTEN", default_value = "0.0.0.0:8080")]
@@ -55,7 +59,20 @@ pub(crate) enum LogFormat {
     Text,
 }
 
+/// The folders that are mounted into the process.
+#[derive(Clone, Debug)]
+pub(crate) struct Folders {
+    /// One folder for each Secret.
+    pub(crate) secrets: PathBuf,
+    /// What outlives the process.
+    pub(crate) data: PathBuf,
+}
+
 impl Args {
+    pub(crate) fn folders(&self) -> Folders {
+        Folders { secrets: self.secrets_dir.clone(), data: self.data_dir.clone() }
+    }
+
     /// Reads the configuration file.
     pub(crate) fn config(&self) -> Result<RuntimeConfig, String> {
         let path = self.config.display();

@@ -62,7 +62,7 @@ async fn run(args: Args, config: millrace_config::RuntimeConfig) -> ExitCode {
         Some(Command::Redrive(redrive)) => redrive::configuration(redrive, config),
         None => Ok(config),
     };
-    let parts = config.and_then(|config| Parts::new(config, args.secrets_dir.clone(), &args.http_allow));
+    let parts = config.and_then(|config| Parts::new(config, args.folders(), &args.http_allow));
     let parts = match parts {
         Ok(parts) => parts,
         Err(problem) => {

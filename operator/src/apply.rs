@@ -31,6 +31,9 @@ pub async fn apply(
     let client = &context.client;
     apply_one(client, valid, "ServiceAccount", &desired.service_account, children.service_account.as_ref()).await?;
     apply_one(client, valid, "ConfigMap", &desired.config_map, children.config_map.as_ref()).await?;
+    if let Some(volume) = &desired.claims_volume {
+        apply_one(client, valid, "PersistentVolumeClaim", volume, children.claims_volume.as_ref()).await?;
+    }
     let budget = children.pod_disruption_budget.as_ref();
     apply_one(client, valid, "PodDisruptionBudget", &desired.pod_disruption_budget, budget).await?;
     apply_one(client, valid, "Deployment", &desired.deployment, children.deployment.as_ref()).await

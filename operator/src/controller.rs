@@ -156,7 +156,7 @@ async fn reconcile_one(object: &EventConsumer, context: &Context) -> Result<Acti
 /// validate → fetch → build → apply → status.
 async fn carry_out(object: &EventConsumer, context: &Context) -> Result<Action, Error> {
     let valid: Valid = validate(object)?;
-    let children = fetch::children(context, &valid.namespace, &valid.name).await?;
+    let children = Box::pin(fetch::children(context, &valid)).await?;
     let desired = build(&valid, &context.settings)?;
     let deployment = apply(context, &valid, &desired, &children).await?;
     let pods = fetch::pods(context, &valid.namespace, &valid.name).await?;

@@ -19,6 +19,8 @@ pub fn rules() -> Vec<PolicyRule> {
         // Owner references that block the owner's deletion need it where that admission plugin is on.
         rule("millrace.dev", &["eventconsumers/finalizers"], &["update"]),
         rule("", &["configmaps", "serviceaccounts"], &children),
+        // Not watched: nothing but its absence is of interest, and each visit sees that.
+        rule("", &["persistentvolumeclaims"], &["get", "create", "patch"]),
         rule("apps", &["deployments"], &children),
         rule("policy", &["poddisruptionbudgets"], &children),
         rule("", &["pods"], &["list"]),

@@ -51,7 +51,11 @@ pub fn validate(object: &EventConsumer) -> Result<Valid, Error> {
         problems.push(Problem::new("metadata.name", format!("use a DNS label of at most {NAME_MAX} characters")));
     }
     if config.needs_one_pod() && spec.replicas > 1 {
-        problems.push(Problem::new("ordering", "Key with broker.nats needs replicas: 1"));
+        problems.push(if config.has_own_volume() {
+            Problem::new("replicas", "must be 0 or 1 with idempotency.store.embedded: its volume serves one pod")
+        } else {
+            Problem::new("ordering", "Key with broker.nats needs replicas: 1")
+        });
     }
     if !(0..=100).contains(&spec.replicas) {
         problems.push(Problem::new("replicas", format!("{} is out of range: use 0 to 100", spec.replicas)));

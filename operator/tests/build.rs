@@ -155,6 +155,38 @@ fn an_object_that_breaks_rules_is_refused_with_all_of_them() {
     assert_eq!(fields, ["workers", "queueGroup", "delivery.deadLetter.subject", "metadata.name"]);
 }
 
+#[test]
+fn claims_on_a_volume_belong_to_one_pod_at_a_time() {
+    let mut object = example("embedded-store");
+    let desired = desired(&object);
+    let volume = serde_json::to_value(desired.claims_volume.unwrap()).unwrap();
+    assert_eq!(volume["metadata"]["name"], "order-ledger-claims");
+    assert_eq!(volume["metadata"]["ownerReferences"][0]["uid"], "uid");
+    assert_eq!(volume["spec"]["accessModes"], json!(["ReadWriteOnce"]));
+    assert_eq!(volume["spec"]["resources"]["requests"]["storage"], "1Gi");
+    let deployment = serde_json::to_value(desired.deployment).unwrap();
+    assert_eq!(deployment["spec"]["strategy"], json!({"type": "Recreate"}));
+    let pod = pod_spec(&object);
+    let volumes = pod["volumes"].as_array().unwrap();
+    assert_eq!(volumes.last().unwrap()["persistentVolumeClaim"]["claimName"], "order-ledger-claims");
+    let container = &pod["containers"][0];
+    let mount = container["volumeMounts"].as_array().unwrap().last().unwrap();
+    assert_eq!(mount, &json!({"name": "data", "mountPath": "/var/lib/millrace"}));
+    assert!(container["args"].as_array().unwrap().contains(&json!("--data-dir=/var/lib/millrace")));
+
+    object.spec.replicas = 2;
+    let Err(Error::Invalid(problems)) = validate(&object) else { panic!("it was accepted") };
+    assert_eq!(problems[0].field, "replicas");
+}
+
+#[test]
+fn the_secret_of_a_redis_store_is_mounted_where_the_runtime_reads_it() {
+    let pod = pod_spec(&example("redis-store"));
+
+    assert_eq!(pod["volumes"][1]["secret"]["secretName"], "redis");
+    assert_eq!(pod["containers"][0]["volumeMounts"][1]["mountPath"], "/etc/millrace/secrets/store");
+}
+
 fn conditions(object: &EventConsumer, seen: &Seen<'_>) -> Value {
     let status = serde_json::to_value(status(object, seen, "2026-01-01T00:00:00Z".parse().unwrap())).unwrap();
     let conditions = status["conditions"].as_array().unwrap();
@@ -222,6 +254,28 @@ fn an_open_circuit_is_a_condition_where_there_is_a_circuit_breaker() {
     );
     assert_eq!(seen(&object, &[(Pod::default(), Some(report("Unreachable")))])["CircuitOpen"], "False");
     assert_eq!(seen(&object, &[])["CircuitOpen"], "Unknown");
+}
+
+#[test]
+fn what_weakens_the_promise_is_a_condition_and_keeps_nothing_from_being_ready() {
+    let object = example("redis-store");
+    let degraded = |notes: Value| {
+        let mut told = serde_json::to_value(report("Unreachable")).unwrap();
+        (told["problems"], told["notes"]) = (json!([]), notes);
+        let pods = [(Pod::default(), Some(serde_json::from_value(told).unwrap()))];
+        let seen = Seen::Applied { deployment: &Deployment::default(), pods: &pods };
+        let status = status(&object, &seen, "2026-01-01T00:00:00Z".parse().unwrap());
+        let condition =
+            status.conditions.into_iter().find(|condition| condition.type_ == "DurabilityDegraded").unwrap();
+        (condition.status, condition.reason, condition.message)
+    };
+    let notes = json!([
+        {"reason": "RetentionTooShort", "message": "a"}, {"reason": "StoreNotDurable", "message": "b"},
+    ]);
+
+    assert_eq!(degraded(notes), ("True".to_owned(), "RetentionTooShort".to_owned(), "a; b".to_owned()));
+    assert_eq!(degraded(json!([])).0, "False");
+    assert_eq!(conditions(&object, &Seen::New)["DurabilityDegraded"], "Unknown");
 }
 
 #[test]

@@ -31,7 +31,7 @@ pub struct Delivery {
 
     /// What becomes of an event that is given up. `DeadLetter` publishes it to `deadLetter`. `Pause` keeps it in its
     /// stream and takes nothing more until the pods are restarted, which gives it all its attempts again: `Stalled` says
-    /// which event and why; needs `broker.jetStream` and claims in `jetStreamKV`. `Drop` settles it: a line in the log
+    /// which event and why; needs `broker.jetStream` and claims in a store other than `memory`. `Drop` settles it: a line in the log
     /// and `millrace_dropped_total` are all that is left of it.
     #[serde(default)]
     pub on_exhausted: OnExhausted,

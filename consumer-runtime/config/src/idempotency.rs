@@ -27,7 +27,7 @@ pub struct Idempotency {
     #[cfg_attr(feature = "schema", schemars(range(min = 60, max = 31_536_000)))]
     pub retention_seconds: u32,
 
-    /// Where claims are kept: exactly one member. Default: `jetStreamKV` with a `jetStream` broker, `memory` with
+    /// Where claims are kept: exactly one of `embedded`, `jetStreamKV`, `memory`, `postgres` and `redis`. Default: `jetStreamKV` with a `jetStream` broker, `memory` with
     /// `nats`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub store: Option<Store>,
@@ -46,11 +46,16 @@ pub enum IdempotencyMode {
     Transactional,
 }
 
-/// Where claims are kept: exactly one of `jetStreamKV`, `postgres` and `memory`.
+/// Where claims are kept: exactly one member.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct Store {
+    /// A file on a volume of the consumer's own. For one pod: `replicas` is 0 or 1, and a pod is gone before the next one
+    /// starts. Each claim is on the disk before its handler runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub embedded: Option<Embedded>,
+
     /// A JetStream key-value bucket on the same servers as the `jetStream` broker. Shared by all replicas; survives
     /// their restarts.
     #[serde(default, rename = "jetStreamKV", skip_serializing_if = "Option::is_none")]
@@ -63,6 +68,88 @@ pub struct Store {
     /// The memory of one pod: not shared between replicas and gone when the pod ends. For trying out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory: Option<Memory>,
+
+    /// Redis 7 or Valkey. Shared by all replicas; survives their restarts, and those of the server as far as it is set up
+    /// for that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub redis: Option<Redis>,
+}
+
+impl Store {
+    /// How many members are set.
+    pub fn members(&self) -> usize {
+        [
+            self.embedded.is_some(),
+            self.jet_stream_kv.is_some(),
+            self.memory.is_some(),
+            self.postgres.is_some(),
+            self.redis.is_some(),
+        ]
+        .into_iter()
+        .filter(|set| *set)
+        .count()
+    }
+}
+
+/// A file on a volume of the consumer's own.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct Embedded {
+    /// The `PersistentVolumeClaim` that is made for it: `<name>-claims`, `ReadWriteOnce`. It is deleted with the
+    /// `EventConsumer`, and what is done is forgotten with it.
+    pub volume_claim: VolumeClaim,
+}
+
+/// A claim on a persistent volume.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct VolumeClaim {
+    /// Name of the `StorageClass`. Default: the cluster's default class. It cannot be changed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(
+        feature = "schema",
+        schemars(length(min = 1, max = 253), regex(pattern = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"))
+    )]
+    pub storage_class_name: Option<String>,
+
+    /// Size of the volume, for example `1Gi`: a whole number of `Mi`, `Gi` or `Ti`, at least `64Mi`. An event takes some
+    /// 500 bytes for `retentionSeconds`, so 1Gi holds two million. When it is full, no event is taken. It can be raised
+    /// where the `StorageClass` allows that.
+    #[cfg_attr(
+        feature = "schema",
+        schemars(
+            length(min = 3, max = 8),
+            regex(pattern = r"^([1-9][0-9]*[GT]i|(6[4-9]|[7-9][0-9]|[1-9][0-9]{2,})Mi)$")
+        )
+    )]
+    pub size: String,
+}
+
+impl VolumeClaim {
+    /// The size in MiB; nothing where it is not a size.
+    pub fn mebibytes(&self) -> Option<u64> {
+        let (number, factor) = [("Mi", 1), ("Gi", 1024), ("Ti", 1024 * 1024)]
+            .into_iter()
+            .find_map(|(unit, factor)| Some((self.size.strip_suffix(unit)?, factor)))?;
+        number.parse::<u64>().ok()?.checked_mul(factor)
+    }
+}
+
+/// Redis 7 or Valkey: one server, or one behind a stable address. Not a cluster.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct Redis {
+    /// Secret that says where the server is. Keys: `url` (`redis://host:port/database`, or `rediss://` for TLS) and, where
+    /// they are needed, `username`, `password`, and `ca.crt` (the authorities to trust, in PEM; default: those of the
+    /// image). A Secret that is changed is used from the next connection on.
+    ///
+    /// The server must have `maxmemory-policy noeviction`. What it loses is handled again when it is delivered again: in a
+    /// crash without `appendonly yes` and `appendfsync always` (told in the condition `DurabilityDegraded`), in a
+    /// failover to a copy that lags behind, by `FLUSHALL`.
+    pub connection_secret_ref: SecretRef,
 }
 
 /// A JetStream key-value bucket. It is made when it does not exist.
@@ -113,7 +200,9 @@ pub struct Memory {
 impl Idempotency {
     /// The Secret that the store needs.
     pub fn store_secret_ref(&self) -> Option<&SecretRef> {
-        self.store.as_ref()?.postgres.as_ref().map(|postgres| &postgres.connection_secret_ref)
+        let store = self.store.as_ref()?;
+        let of_redis = store.redis.as_ref().map(|redis| &redis.connection_secret_ref);
+        store.postgres.as_ref().map(|postgres| &postgres.connection_secret_ref).or(of_redis)
     }
 }
 

@@ -24,7 +24,9 @@ pub use broker::{Broker, InitialPosition, JetStream, Nats, SecretRef, Tls};
 pub use delivery::{Backoff, CircuitBreaker, DeadLetter, Delivery, OnExhausted, RateLimit};
 pub use handler::{Analytics, AnalyticsStore, Email, Handler, Inventory, Log, LogLevel};
 pub use http::{ContentMode, Http, ResponsePolicy, ServiceRef, Signing};
-pub use idempotency::{Idempotency, IdempotencyMode, JetStreamKv, Memory, Postgres, Store};
+pub use idempotency::{
+    Embedded, Idempotency, IdempotencyMode, JetStreamKv, Memory, Postgres, Redis, Store, VolumeClaim,
+};
 pub use limits::Limits;
 pub use load::{LoadError, load};
 pub use pick::{Ordering, Pick};

@@ -85,7 +85,13 @@ impl RuntimeConfig {
     /// Whether two pods at once would break what is promised.
     pub fn needs_one_pod(&self) -> bool {
         // NATS core spreads the events of a key over all pods of a queue group.
-        self.ordering == Ordering::Key && self.broker.nats.is_some()
+        let spreads_keys = self.ordering == Ordering::Key && self.broker.nats.is_some();
+        spreads_keys || self.has_own_volume()
+    }
+
+    /// Whether claims are on a volume of the consumer's own.
+    pub fn has_own_volume(&self) -> bool {
+        self.store().is_some_and(|store| store.embedded.is_some())
     }
 
     /// What broker, store and handler together promise.

@@ -36,6 +36,10 @@ pub(crate) fn configuration(args: &RedriveArgs, config: RuntimeConfig) -> Result
     if config.broker.jet_stream.is_none() || config.delivery.dead_letter.is_none() {
         return Err("a redrive needs broker.jetStream and delivery.deadLetter".to_owned());
     }
+    if config.has_own_volume() && args.to == Target::Handler && !args.dry_run {
+        // One process at a time has the file of the claims open, and that is the consumer.
+        return Err("with idempotency.store.embedded a redrive goes to the source; use --to source".to_owned());
+    }
     let mut config = config;
     config.delivery.rate_limit = Some(RateLimit { events_per_second: args.per_second, burst: Some(1) });
     Ok(config)

@@ -7,7 +7,7 @@ mod policy;
 mod postgres;
 mod store;
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use millrace_config::{AddressRanges, RuntimeConfig, status::DeliveryGuarantee};
 use millrace_core::{
@@ -22,12 +22,12 @@ use millrace_postgres::Database;
 use prometheus_client::registry::Registry;
 use tracing::warn;
 
-use crate::report::Reporter;
+use crate::{args::Folders, report::Reporter};
 
 /// Everything that can be made without a network.
 pub(crate) struct Parts {
     config: RuntimeConfig,
-    secrets_dir: PathBuf,
+    folders: Folders,
     clock: Arc<dyn Clock>,
     database: Option<Database>,
     handler: Arc<dyn Handler>,
@@ -47,20 +47,20 @@ struct Connected {
 
 impl Parts {
     /// Makes the parts that a valid configuration names.
-    pub(crate) fn new(config: RuntimeConfig, secrets_dir: PathBuf, http_allow: &AddressRanges) -> Result<Self, String> {
+    pub(crate) fn new(config: RuntimeConfig, folders: Folders, http_allow: &AddressRanges) -> Result<Self, String> {
         let metrics = Metrics::default();
         let mut registry = Registry::default();
         metrics.register(&mut registry);
         let clock: Arc<dyn Clock> = Arc::new(TokioClock::start());
-        let database = postgres::database(&config, &secrets_dir);
-        let (handler, analytics) = handler::handler(&config, &secrets_dir, http_allow, database.as_ref(), &clock)?;
+        let database = postgres::database(&config, &folders.secrets);
+        let (handler, analytics) = handler::handler(&config, &folders.secrets, http_allow, database.as_ref(), &clock)?;
         if let Some(analytics) = &analytics {
             register_analytics(Arc::clone(analytics), &mut registry);
         }
         let store = config.store().map(|_| Part::Store);
         let parts = [Part::Broker, Part::Handler].into_iter().chain(store);
         Ok(Self {
-            secrets_dir,
+            folders,
             clock,
             database,
             handler,

@@ -58,7 +58,7 @@ impl Parts {
         let broker = &self.config.broker;
         let mounted = |SecretRef { name }: &SecretRef, folder: &str| MountedSecret {
             name: name.clone(),
-            directory: self.secrets_dir.join(folder),
+            directory: self.folders.secrets.join(folder),
         };
         ConnectionOptions {
             servers: broker.servers().to_vec(),

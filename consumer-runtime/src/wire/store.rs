@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use millrace_config::Store;
+use millrace_config::{Redis, Store};
 use millrace_core::{
     health::{NoteReason, Part},
     ports::IdempotencyStore,
@@ -10,30 +10,34 @@ use millrace_core::{
 use millrace_engine::tasks;
 use millrace_nats::{Connection, Kept};
 use millrace_postgres::PostgresStore;
-use millrace_store::{BucketOptions, JetStreamKvStore, MemoryStore};
+use millrace_store::{
+    BucketOptions, EmbeddedOptions, EmbeddedStore, JetStreamKvStore, MemoryStore, MountedSecret, RedisOptions,
+    RedisStore,
+};
 use tracing::warn;
 
-use crate::wire::{Parts, seconds};
+use crate::wire::{Parts, pauses, seconds};
 
 impl Parts {
     pub(super) async fn open_store(&self, connection: &Connection) -> Option<Arc<dyn IdempotencyStore>> {
-        let retention = self.retention();
         let store: Arc<dyn IdempotencyStore> = match self.config.store()? {
             Store { jet_stream_kv: Some(bucket), .. } => {
                 let options = BucketOptions {
                     bucket: bucket.bucket,
                     replicas: bucket.replicas.into(),
-                    retention,
+                    retention: self.retention(),
                     request_timeout: self.request_timeout(),
                 };
                 let opening = || JetStreamKvStore::open(connection.client(), &options, Arc::clone(&self.clock));
                 Arc::new(self.until_it_works(Part::Store, opening).await)
             }
-            Store { postgres: Some(_), .. } => self.open_postgres(retention).await?,
+            Store { postgres: Some(_), .. } => self.open_postgres().await?,
+            Store { embedded: Some(_), .. } => Arc::new(self.open_embedded().await),
+            Store { redis: Some(redis), .. } => Arc::new(self.open_redis(&redis).await),
             Store { memory, .. } => {
                 let entries = memory.unwrap_or_default().max_entries;
                 let entries = usize::try_from(entries).unwrap_or(usize::MAX);
-                Arc::new(MemoryStore::new(Arc::clone(&self.clock), entries, retention))
+                Arc::new(MemoryStore::new(Arc::clone(&self.clock), entries, self.retention()))
             }
         };
         if !store.is_durable() && self.config.broker.jet_stream.is_some() {
@@ -44,13 +48,35 @@ impl Parts {
         Some(store)
     }
 
-    async fn open_postgres(&self, retention: Duration) -> Option<Arc<dyn IdempotencyStore>> {
+    async fn open_postgres(&self) -> Option<Arc<dyn IdempotencyStore>> {
         let database = self.database.as_ref()?;
-        let opening = || PostgresStore::open(database.clone(), retention);
+        let opening = || PostgresStore::open(database.clone(), self.retention());
         let store = Arc::new(self.until_it_works(Part::Store, opening).await);
         let sweeper = Arc::clone(&store);
         tasks::spawn("sweep", async move { sweeper.sweep().await });
         Some(store)
+    }
+
+    async fn open_embedded(&self) -> EmbeddedStore {
+        let options = EmbeddedOptions {
+            path: self.folders.data.join("claims.redb"),
+            retention: self.retention(),
+            request_timeout: self.request_timeout(),
+        };
+        self.until_it_works(Part::Store, || EmbeddedStore::open(&options, Arc::clone(&self.clock))).await
+    }
+
+    async fn open_redis(&self, redis: &Redis) -> RedisStore {
+        let options = RedisOptions {
+            secret: MountedSecret {
+                name: redis.connection_secret_ref.name.clone(),
+                directory: self.folders.secrets.join("store"),
+            },
+            retention: self.retention(),
+            request_timeout: self.request_timeout(),
+            reconnect: pauses(&self.config),
+        };
+        self.until_it_works(Part::Store, || RedisStore::open(&options, Arc::clone(&self.health))).await
     }
 
     fn retention(&self) -> Duration {

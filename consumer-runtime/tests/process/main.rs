@@ -9,4 +9,5 @@ mod order;
 mod postgres;
 mod redrive;
 mod stop;
+mod stores;
 mod support;

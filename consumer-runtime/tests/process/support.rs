@@ -43,6 +43,19 @@ impl Runtime {
         more: &str,
         secrets: &Path,
     ) -> Self {
+        Self::with_data(server, name, ack_wait_seconds, handler, more, secrets, Path::new("/nonexistent"))
+    }
+
+    /// The same, with a folder that outlives it.
+    pub(crate) fn with_data(
+        server: &NatsServer,
+        name: &str,
+        ack_wait_seconds: u32,
+        handler: &str,
+        more: &str,
+        secrets: &Path,
+        data: &Path,
+    ) -> Self {
         let folder = TempDir::new().unwrap();
         let config = folder.path().join("config.yaml");
         let text = format!(
@@ -56,7 +69,7 @@ handler: {handler}
         );
         fs::write(&config, text).unwrap();
         let port = free_port();
-        let process = spawn(&config, secrets, port);
+        let process = command(&config, secrets, port).arg("--data-dir").arg(data).spawn().unwrap();
         Self { process, port, folder, secrets: secrets.to_owned() }
     }
 
@@ -152,15 +165,16 @@ impl Secret {
 }
 
 pub(crate) fn spawn(config: &Path, secrets: &Path, port: u16) -> Child {
-    Command::new(env!("CARGO_BIN_EXE_consumer-runtime"))
-        .arg("--config")
-        .arg(config)
-        .arg("--secrets-dir")
-        .arg(secrets)
+    command(config, secrets, port).spawn().unwrap()
+}
+
+fn command(config: &Path, secrets: &Path, port: u16) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_consumer-runtime"));
+    command.arg("--config").arg(config).arg("--secrets-dir").arg(secrets);
+    command
         .args(["--listen", &format!("127.0.0.1:{port}"), "--http-allow", "127.0.0.0/8,::1/128"])
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap()
+        .stderr(Stdio::null());
+    command
 }
 
 pub(crate) async fn eventually(what: &str, patience: Duration, mut condition: impl FnMut() -> bool) {
@@ -190,12 +204,17 @@ pub(crate) async fn publish(context: &jetstream::Context, ids: std::ops::Range<u
     }
 }
 
-/// Waits until the durable has nothing left.
+/// Waits until the durable of the `analytics` consumer has nothing left.
 pub(crate) async fn wait_until_settled(context: &jetstream::Context, patience: Duration) {
+    settled_of(context, "shop-analytics", patience).await;
+}
+
+/// Waits until the durable has nothing left.
+pub(crate) async fn settled_of(context: &jetstream::Context, durable: &str, patience: Duration) {
     let stream = context.get_stream("ORDERS").await.unwrap();
     let deadline = Instant::now() + patience;
     loop {
-        let info = stream.consumer_info("shop-analytics").await.unwrap();
+        let info = stream.consumer_info(durable).await.unwrap();
         if (info.num_pending, info.num_ack_pending) == (0, 0) {
             return;
         }

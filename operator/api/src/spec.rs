@@ -52,8 +52,8 @@ use crate::status::EventConsumerStatus;
         .message("handler.http must have exactly one of url and serviceRef"),
     validation = Rule::new("!has(self.handler.http) || !has(self.handler.http.tls) || !has(self.handler.http.url) || self.handler.http.url.startsWith('https://')")
         .message("handler.http.tls needs an https:// url: correct the url or remove tls"),
-    validation = Rule::new("!has(self.idempotency.store) || (has(self.idempotency.store.jetStreamKV) ? 1 : 0) + (has(self.idempotency.store.postgres) ? 1 : 0) + (has(self.idempotency.store.memory) ? 1 : 0) == 1")
-        .message("idempotency.store must have exactly one of jetStreamKV, postgres and memory"),
+    validation = Rule::new("!has(self.idempotency.store) || (has(self.idempotency.store.embedded) ? 1 : 0) + (has(self.idempotency.store.jetStreamKV) ? 1 : 0) + (has(self.idempotency.store.memory) ? 1 : 0) + (has(self.idempotency.store.postgres) ? 1 : 0) + (has(self.idempotency.store.redis) ? 1 : 0) == 1")
+        .message("idempotency.store must have exactly one of embedded, jetStreamKV, memory, postgres and redis"),
     validation = Rule::new("self.idempotency.mode != 'Transactional' || (has(self.idempotency.store) && has(self.idempotency.store.postgres) && (has(self.handler.inventory) || (has(self.handler.analytics) && self.handler.analytics.store == 'Postgres')))")
         .message("idempotency.mode Transactional needs idempotency.store.postgres and a handler that commits to it: inventory, or analytics with store Postgres"),
     validation = Rule::new("self.idempotency.mode == 'Transactional' || !(has(self.handler.inventory) || (has(self.handler.analytics) && self.handler.analytics.store == 'Postgres'))")
@@ -76,6 +76,12 @@ use crate::status::EventConsumerStatus;
         .message("idempotency.key must have exactly one of header, field and subjectToken"),
     validation = Rule::new("!has(self.idempotency.key) || self.idempotency.mode != 'None'")
         .message("idempotency.key has no use with mode None: remove it or use mode Claim"),
+    validation = Rule::new("!has(self.idempotency.store) || !has(self.idempotency.store.embedded) || has(self.broker.jetStream)")
+        .message("idempotency.store.embedded needs broker.jetStream: use memory with broker.nats"),
+    validation = Rule::new("!has(self.idempotency.store) || !has(self.idempotency.store.embedded) || self.replicas <= 1")
+        .message("replicas must be 0 or 1 with idempotency.store.embedded: its volume serves one pod"),
+    validation = Rule::new("!has(self.idempotency.store) || !has(self.idempotency.store.embedded) || !has(oldSelf.idempotency.store) || !has(oldSelf.idempotency.store.embedded) || (has(self.idempotency.store.embedded.volumeClaim.storageClassName) ? self.idempotency.store.embedded.volumeClaim.storageClassName : '') == (has(oldSelf.idempotency.store.embedded.volumeClaim.storageClassName) ? oldSelf.idempotency.store.embedded.volumeClaim.storageClassName : '')")
+        .message("idempotency.store.embedded.volumeClaim.storageClassName cannot be changed: a volume keeps its class"),
     validation = Rule::new("self.delivery.onExhausted != 'DeadLetter' || has(self.delivery.deadLetter)")
         .message("delivery.deadLetter must say where dead letters go, for example {subject: dlq.orders}"),
     validation = Rule::new("self.delivery.onExhausted == 'DeadLetter' || !has(self.delivery.deadLetter)")
@@ -147,7 +153,7 @@ pub struct EventConsumerSpec {
     #[serde(default)]
     pub delivery: Delivery,
 
-    /// Pods. Behind the scale subresource.
+    /// Pods. Behind the scale subresource. At most 1 with `idempotency.store.embedded`.
     #[serde(default = "replicas")]
     #[schemars(range(min = 0, max = 100))]
     pub replicas: i32,

@@ -18,8 +18,12 @@ fn cases() -> Value {
 
 /// The valid object as `case` changes it.
 fn object(cases: &Value, case: &Value) -> EventConsumer {
+    object_by(cases, case, "with")
+}
+
+fn object_by(cases: &Value, case: &Value, changes: &str) -> EventConsumer {
     let mut spec = cases["valid"].clone();
-    for (field, value) in case["with"].as_object().into_iter().flatten() {
+    for (field, value) in case[changes].as_object().into_iter().flatten() {
         spec[field] = value.clone();
     }
     serde_json::from_value(json!({
@@ -49,9 +53,10 @@ fn what_breaks_a_rule_is_refused_by_that_rule() {
         let said = said(validate_cel(&object(&cases, case)));
         assert!(said.iter().any(|said| *said == case["says"]), "{case}: {said:?}");
     }
-    let valid = object(&cases, &Value::Null);
     for case in cases["changes"].as_array().unwrap() {
-        let said = said(validate_cel_update(&object(&cases, case), &valid));
+        let before = object_by(&cases, case, "from");
+        assert_eq!(said(validate_cel(&before)), [""; 0], "{case}: it is changed from something valid");
+        let said = said(validate_cel_update(&object(&cases, case), &before));
         assert!(said.iter().any(|said| *said == case["says"]), "{case}: {said:?}");
     }
 }

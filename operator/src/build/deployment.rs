@@ -7,8 +7,8 @@ use k8s_openapi::{
         apps::v1::{Deployment, DeploymentSpec, DeploymentStrategy, RollingUpdateDeployment},
         core::v1::{
             Capabilities, ConfigMap, ConfigMapVolumeSource, Container, ContainerPort, EnvVar, HTTPGetAction,
-            PodSecurityContext, PodSpec, PodTemplateSpec, Probe, ResourceRequirements, SeccompProfile,
-            SecretVolumeSource, SecurityContext, Toleration, Volume, VolumeMount,
+            PersistentVolumeClaimVolumeSource, PodSecurityContext, PodSpec, PodTemplateSpec, Probe,
+            ResourceRequirements, SeccompProfile, SecretVolumeSource, SecurityContext, Toleration, Volume, VolumeMount,
         },
     },
     apimachinery::pkg::{
@@ -21,7 +21,7 @@ use millrace_config::SecretRef;
 use sha2::{Digest, Sha256};
 
 use crate::{
-    build::{Settings, config_map, labels, metadata, selector},
+    build::{Settings, claims_volume, config_map, labels, metadata, selector},
     validate::Valid,
 };
 
@@ -34,6 +34,7 @@ const USER: i64 = 65532;
 const PORT: i32 = 8080;
 const CONFIG_DIRECTORY: &str = "/etc/millrace";
 const SECRETS_DIRECTORY: &str = "/etc/millrace/secrets";
+const DATA_DIRECTORY: &str = "/var/lib/millrace";
 
 /// Changes when the configuration does, so that the pods are replaced.
 const CONFIG_HASH_ANNOTATION: &str = "millrace.dev/config-hash";
@@ -123,6 +124,7 @@ fn container(valid: &Valid, settings: &Settings) -> Container {
         args: Some(vec![
             format!("--config={CONFIG_DIRECTORY}/{}", config_map::KEY),
             format!("--secrets-dir={SECRETS_DIRECTORY}"),
+            format!("--data-dir={DATA_DIRECTORY}"),
             format!("--listen=0.0.0.0:{PORT}"),
         ]),
         env: environment(valid, settings),
@@ -210,7 +212,15 @@ fn volumes(valid: &Valid) -> Vec<Volume> {
         }),
         ..Volume::default()
     });
-    std::iter::once(config).chain(secrets).collect()
+    let data = claims_volume::embedded(valid).map(|_| Volume {
+        name: "data".to_owned(),
+        persistent_volume_claim: Some(PersistentVolumeClaimVolumeSource {
+            claim_name: claims_volume::name(valid),
+            ..PersistentVolumeClaimVolumeSource::default()
+        }),
+        ..Volume::default()
+    });
+    std::iter::once(config).chain(secrets).chain(data).collect()
 }
 
 fn mounts(valid: &Valid) -> Vec<VolumeMount> {
@@ -225,7 +235,9 @@ fn mounts(valid: &Valid) -> Vec<VolumeMount> {
         ..mount("config", format!("{CONFIG_DIRECTORY}/{}", config_map::KEY))
     };
     let secrets = secrets(valid).map(|(folder, _)| mount(folder, format!("{SECRETS_DIRECTORY}/{folder}")));
-    std::iter::once(config).chain(secrets).collect()
+    let data = claims_volume::embedded(valid)
+        .map(|_| VolumeMount { read_only: None, ..mount("data", DATA_DIRECTORY.to_owned()) });
+    std::iter::once(config).chain(secrets).chain(data).collect()
 }
 
 fn toleration(wanted: &millrace_operator_api::Toleration) -> Toleration {

@@ -1,5 +1,6 @@
 //! The children of an `EventConsumer`. Pure: no client in here.
 
+pub(crate) mod claims_volume;
 mod config_map;
 mod deployment;
 mod pod_disruption_budget;
@@ -10,7 +11,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::{
     api::{
         apps::v1::Deployment,
-        core::v1::{ConfigMap, ServiceAccount},
+        core::v1::{ConfigMap, PersistentVolumeClaim, ServiceAccount},
         policy::v1::PodDisruptionBudget,
     },
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
@@ -32,14 +33,16 @@ pub struct Settings {
     pub http_allow: AddressRanges,
 }
 
-/// The children of an `EventConsumer`, in the order in which they are applied: the configuration is there before a pod
-/// asks for it.
+/// The children of an `EventConsumer`, in the order in which they are applied: configuration and volume are there before a
+/// pod asks for them.
 #[derive(Clone, Debug)]
 pub struct Desired {
     /// The identity of the pods. They are given no token.
     pub service_account: ServiceAccount,
     /// Their configuration.
     pub config_map: ConfigMap,
+    /// The volume of the embedded store.
+    pub claims_volume: Option<PersistentVolumeClaim>,
     /// At most one pod at a time is taken away on purpose.
     pub pod_disruption_budget: PodDisruptionBudget,
     /// The pods.
@@ -54,6 +57,7 @@ pub fn build(valid: &Valid, settings: &Settings) -> Result<Desired, Error> {
     let config_map = config_map::build(valid)?;
     Ok(Desired {
         service_account: service_account::build(valid),
+        claims_volume: claims_volume::build(valid),
         pod_disruption_budget: pod_disruption_budget::build(valid),
         deployment: deployment::build(valid, settings, &config_map),
         config_map,

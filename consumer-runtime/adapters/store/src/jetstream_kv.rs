@@ -1,10 +1,6 @@
 //! Claims in a JetStream key-value bucket. The revision of an entry is the fencing token of its claim.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use async_nats::{
     Client,
@@ -18,20 +14,17 @@ use async_nats::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use millrace_core::{
-    claim::{Record, State, Verdict, Wish, judge},
+    claim::{Record, Verdict, Wish, judge},
     health::{Trouble, TroubleReason},
     key::Key,
     ports::{Claim, Claimed, IdempotencyStore, StoreError},
     time::Clock,
 };
 
-use crate::server_time::ServerTime;
+use crate::{server_time::ServerTime, unsure::Unsure};
 
 /// Tries to claim while others write the same entry.
 const CLAIM_TRIES: u32 = 4;
-
-/// Claims of unknown fate that are remembered. As many as can be in flight when a server dies.
-const UNSURE_MAX: usize = 8192;
 
 /// The bucket that claims are kept in.
 #[derive(Clone, Debug)]
@@ -53,8 +46,7 @@ pub struct BucketOptions {
 pub struct JetStreamKvStore {
     bucket: kv::Store,
     time: ServerTime,
-    /// Claims that were sent and never confirmed, so that they are recognised as our own when they come to light.
-    unsure: Mutex<HashMap<Key, Record>>,
+    unsure: Unsure,
 }
 
 impl JetStreamKvStore {
@@ -84,7 +76,7 @@ impl JetStreamKvStore {
             ));
         }
         let time = ServerTime::new(client, &format!("KV_{}", options.bucket), clock);
-        Ok(Self { bucket, time, unsure: Mutex::default() })
+        Ok(Self { bucket, time, unsure: Unsure::default() })
     }
 
     /// The entry of a key, with its revision; revision 0 where there is none.
@@ -110,23 +102,8 @@ impl JetStreamKvStore {
     /// Writes a claim, and remembers it while nobody knows whether it was written.
     async fn write_claim(&self, key: &Key, record: &Record, revision: u64) -> Result<Option<u64>, StoreError> {
         let written = self.write(key, record, revision).await;
-        let mut unsure = self.unsure.lock().unwrap_or_else(PoisonError::into_inner);
-        if written.is_err() && unsure.len() < UNSURE_MAX {
-            unsure.insert(key.clone(), record.clone());
-        } else if !unsure.is_empty() {
-            unsure.remove(key);
-        }
+        self.unsure.note(key, record, &written);
         written
-    }
-
-    /// What a record says to this process. A claim that this process asked for and heard no answer to is its own: no
-    /// attempt has started on it.
-    fn without_own_claim(&self, key: &Key, record: Record) -> Record {
-        let unsure = self.unsure.lock().unwrap_or_else(PoisonError::into_inner);
-        if unsure.get(key) == Some(&record) {
-            return Record { state: State::Released, attempts: record.attempts.saturating_sub(1), ..record };
-        }
-        record
     }
 }
 
@@ -174,7 +151,7 @@ impl IdempotencyStore for JetStreamKvStore {
                 return Ok(Claim::Claimed(Claimed { token, record }));
             }
             let (record, at) = self.read(key).await?;
-            existing = record.map(|record| self.without_own_claim(key, record));
+            existing = record.map(|record| self.unsure.without_own_claim(key, record));
             revision = at;
         }
         // Others are quicker each time: whoever won has it now.

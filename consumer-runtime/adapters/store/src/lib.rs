@@ -1,11 +1,17 @@
-//! Where claims are kept: a JetStream key-value bucket, or the memory of one process. That in PostgreSQL is in a crate of
-//! its own, because handlers share its transactions.
+//! Where claims are kept: a file of the process, a JetStream key-value bucket, the memory of one process, or Redis. That in
+//! PostgreSQL is in a crate of its own, because handlers share its transactions.
 
+mod embedded;
 mod jetstream_kv;
+mod lifetime;
 mod memory;
+mod redis;
 mod server_time;
+mod unsure;
 
 pub use crate::{
+    embedded::{EmbeddedOptions, EmbeddedStore},
     jetstream_kv::{BucketOptions, JetStreamKvStore},
     memory::MemoryStore,
+    redis::{RedisOptions, RedisStore, secret::MountedSecret},
 };

@@ -1,6 +1,9 @@
 //! The rules of `idempotency`.
 
-use crate::{IdempotencyMode, Problem, RuntimeConfig, Store, validate::ordering::check_pick};
+use crate::{IdempotencyMode, Problem, RuntimeConfig, VolumeClaim, validate::ordering::check_pick};
+
+/// What a volume must have at least, in MiB: room for the file of an idle consumer, and to go on when it is nearly full.
+const VOLUME_MEBIBYTES_MIN: u64 = 64;
 
 pub(super) fn check(config: &RuntimeConfig, problems: &mut Vec<Problem>) {
     if let Some(pick) = &config.idempotency.key {
@@ -14,18 +17,26 @@ pub(super) fn check(config: &RuntimeConfig, problems: &mut Vec<Problem>) {
     if config.idempotency.mode == IdempotencyMode::None {
         problems.push(Problem::new("idempotency.store", "has no use with mode None; remove it or use mode Claim"));
     }
-    if members(store) != 1 {
-        problems.push(Problem::new("idempotency.store", "set exactly one of jetStreamKV, postgres and memory"));
+    if store.members() != 1 {
+        problems.push(Problem::new(
+            "idempotency.store",
+            "set exactly one of embedded, jetStreamKV, memory, postgres and redis",
+        ));
     }
-    if store.jet_stream_kv.is_some() && config.broker.jet_stream.is_none() {
+    let is_kept = config.broker.jet_stream.is_some();
+    if store.jet_stream_kv.is_some() && !is_kept {
         problems
             .push(Problem::new("idempotency.store.jetStreamKV", "needs broker.jetStream; use memory with broker.nats"));
     }
-}
-
-fn members(store: &Store) -> usize {
-    let members = [store.jet_stream_kv.is_some(), store.postgres.is_some(), store.memory.is_some()];
-    members.into_iter().filter(|is_set| *is_set).count()
+    if let Some(embedded) = &store.embedded {
+        if !is_kept {
+            problems.push(Problem::new(
+                "idempotency.store.embedded",
+                "needs broker.jetStream; use memory with broker.nats",
+            ));
+        }
+        check_size(&embedded.volume_claim, problems);
+    }
 }
 
 /// Effect and record can only be one transaction where handler and store share a database. A handler that works in a
@@ -45,5 +56,55 @@ fn check_transactional(config: &RuntimeConfig, problems: &mut Vec<Problem>) {
             "handler",
             "inventory, and analytics with store Postgres, need idempotency.mode Transactional",
         ));
+    }
+}
+
+fn check_size(claim: &VolumeClaim, problems: &mut Vec<Problem>) {
+    if claim.mebibytes().is_none_or(|size| size < VOLUME_MEBIBYTES_MIN) {
+        problems.push(Problem::new(
+            "idempotency.store.embedded.volumeClaim.size",
+            format!(
+                "{:?} is not the size of a volume: use a whole number of Mi, Gi or Ti, at least {VOLUME_MEBIBYTES_MIN}Mi",
+                claim.size
+            ),
+        ));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::{LoadError, load};
+
+    /// The fields that a configuration with this broker and this store has problems with.
+    fn problems(broker: &str, store: &str) -> Vec<String> {
+        let loaded = load(&format!(
+            "
+consumer: {{namespace: shop, name: order-emails}}
+broker: {{{broker}: {{servers: ['nats://127.0.0.1:4222']}}}}
+subjects: [orders.placed]
+handler: {{log: {{}}}}
+idempotency: {{store: {store}}}
+delivery: {{deadLetter: {{subject: dlq.order-emails}}}}
+"
+        ));
+        match loaded {
+            Ok(_) => Vec::new(),
+            Err(LoadError::Problems(problems)) => problems.into_iter().map(|problem| problem.field).collect(),
+            Err(error @ LoadError::Syntax(_)) => panic!("{error}"),
+        }
+    }
+
+    #[test]
+    fn exactly_one_store_that_fits_the_broker_is_accepted() {
+        for store in ["{embedded: {volumeClaim: {size: 64Mi}}}", "{redis: {connectionSecretRef: {name: redis}}}"] {
+            assert_eq!(problems("jetStream", store), [""; 0]);
+        }
+        assert_eq!(problems("jetStream", "{}"), ["idempotency.store"]);
+        assert_eq!(problems("jetStream", "{memory: {}, jetStreamKV: {}}"), ["idempotency.store"]);
+        assert_eq!(problems("nats", "{embedded: {volumeClaim: {size: 1Ti}}}"), ["idempotency.store.embedded"]);
+        for size in ["63Mi", "0Gi", "-1Gi", "1G", "1.5Gi", "Gi", "99999999999999999999Ti"] {
+            let store = format!("{{embedded: {{volumeClaim: {{size: '{size}'}}}}}}");
+            assert_eq!(problems("jetStream", &store), ["idempotency.store.embedded.volumeClaim.size"]);
+        }
     }
 }
