@@ -18,8 +18,8 @@ pub(crate) async fn attempt(shared: &Shared, event: &Event, number: u32, hold: O
     let call = AssertUnwindSafe(shared.handler.call(event, &context)).catch_unwind();
     let outcome = match tokio::time::timeout(shared.policy.attempt_timeout, call).await {
         Ok(Ok(outcome)) => outcome,
-        Ok(Err(panic)) => cut(shared, format!("the handler panicked: {}", panic_message(panic.as_ref()))),
-        Err(_) => cut(shared, format!("no answer within {} s", shared.policy.attempt_timeout.as_secs())),
+        Ok(Err(panic)) => Outcome::ambiguous(format!("the handler panicked: {}", panic_message(panic.as_ref()))),
+        Err(_) => Outcome::ambiguous(format!("no answer within {} s", shared.policy.attempt_timeout.as_secs())),
     };
     let duration = shared.clock.monotonic().since(started);
     shared.metrics.attempt_seconds.observe(duration.as_secs_f64());
@@ -27,12 +27,6 @@ pub(crate) async fn attempt(shared: &Shared, event: &Event, number: u32, hold: O
     window.observe(duration);
     shared.metrics.window.set(i64::from(window.size()));
     outcome
-}
-
-/// An attempt that ended without the handler's word. Its effect may have happened; where the effect and its record are one
-/// that leaves nothing open, because the next claim meets the record.
-fn cut(shared: &Shared, error: String) -> Outcome {
-    if shared.handler.records() { Outcome::retryable(error) } else { Outcome::ambiguous(error) }
 }
 
 fn panic_message(panic: &(dyn Any + Send)) -> &str {

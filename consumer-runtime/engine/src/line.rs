@@ -89,10 +89,11 @@ async fn settlement_of(shared: &Shared, delivery: &Delivery) -> Option<Settlemen
     let outcome = attempt(shared, &event, number, hold.as_ref()).await;
     // 7 decide
     let spent = leave.end(event.id.as_str(), &outcome);
-    let next = if outcome.is_retryable() && !spent {
+    let decided = decide(&outcome, number, left, &shared.policy.retry, fastrand::u64(..));
+    let next = if outcome.is_retryable() && (!spent || may_be_done(shared, &decided, &outcome)) {
         Next::RetryAfter(shared.policy.retry.backoff.delay(number, fastrand::u64(..)))
     } else {
-        decide(&outcome, number, left, &shared.policy.retry, fastrand::u64(..))
+        decided
     };
     if outcome.is_retryable() {
         shared.handler_failed.notify_one();
@@ -114,6 +115,14 @@ async fn settlement_of(shared: &Shared, delivery: &Delivery) -> Option<Settlemen
             None
         }
     }
+}
+
+/// Whether an event is about to be given up whose last attempt was cut before it could say that it had committed. Its dead
+/// letter could be put back, and the effect happen again. So it is asked for once more: its next claim meets the record, or
+/// finds that no attempt is left.
+fn may_be_done(shared: &Shared, next: &Next, outcome: &Outcome) -> bool {
+    let in_doubt = matches!(outcome, Outcome::Failed(failure) if failure.effect == Effect::Possible);
+    in_doubt && shared.handler.records() && matches!(next, Next::GiveUp(_))
 }
 
 fn decode(shared: &Shared, delivery: &Delivery) -> Result<Event, GivenUp> {
@@ -152,8 +161,9 @@ async fn retry(
     info!(event_id = %event.id, error = error_of(outcome), delay_ms = delay.as_millis(), "attempt failed, will be repeated");
     if let Some(hold) = hold {
         let effect = match outcome {
-            Outcome::Failed(failure) => failure.effect,
-            Outcome::Done | Outcome::Fenced => Effect::None,
+            // An effect that its record would show cannot happen twice.
+            Outcome::Failed(failure) if !shared.handler.records() => failure.effect,
+            Outcome::Failed(_) | Outcome::Done | Outcome::Fenced => Effect::None,
         };
         let released = hold.claimed.record.released(effect, shared.clock.wall());
         let released = if spent { released } else { released.unspent() };

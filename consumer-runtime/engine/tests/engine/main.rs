@@ -8,3 +8,4 @@ mod failure;
 mod order;
 mod rate;
 mod support;
+mod transactional;
