@@ -24,6 +24,9 @@ use crate::{
 /// Exit code for a drain that its deadline cut.
 const EXIT_CUT: u8 = 1;
 
+/// Exit code for a broker client that failed for good: `EX_UNAVAILABLE` of sysexits.h.
+const EXIT_FAILED: u8 = 69;
+
 /// Exit code for a configuration that cannot be used: `EX_CONFIG` of sysexits.h.
 const EXIT_CONFIG: u8 = 78;
 
@@ -102,6 +105,10 @@ async fn run(args: Args, config: millrace_config::RuntimeConfig) -> ExitCode {
         Drained::Cut { unsettled } => {
             error!(unsettled, "the drain was cut at its deadline: the broker delivers again what was at work");
             ExitCode::from(EXIT_CUT)
+        }
+        Drained::Failed { reason } => {
+            error!(reason, "the broker's client has failed for good: ending, so that another process can go on");
+            ExitCode::from(EXIT_FAILED)
         }
     }
 }

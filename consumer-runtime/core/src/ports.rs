@@ -21,7 +21,8 @@ pub trait Reader: Send {
     /// Waits for deliveries and returns at least one and at most `budget.messages` of them.
     ///
     /// Cancel safe: a delivery is never lost when the future is dropped. The adapter reconnects and asks again by
-    /// itself; an error says that it could not for now, and the caller pauses before it calls again.
+    /// itself; an error says that it could not for now, and the caller pauses before it calls again, unless the error
+    /// says that there is no use in it.
     async fn next_batch(&mut self, budget: Budget) -> Result<Vec<Delivery>, ReadError>;
 
     /// Asks the broker for nothing more, and returns what comes all the same, batch by batch; `None` when nothing more
@@ -32,7 +33,11 @@ pub trait Reader: Send {
 /// Tells a broker what became of its deliveries.
 #[async_trait]
 pub trait Settler: Send + Sync {
-    /// Sends `settlement`. For `Done` it returns when the broker has confirmed it.
+    /// Sends `settlement`. For `Done` it returns when the broker has confirmed it; where the broker keeps one position
+    /// for many deliveries, when it is noted here, and `flush` returns when that position is confirmed.
+    ///
+    /// Where only the next reader is given a delivery again, `RetryAfter` lets go of it here: it is not done, and no
+    /// position may pass it.
     async fn settle(&self, receipt: &Receipt, settlement: Settlement) -> Result<(), SettleError>;
 
     /// Returns when the broker has received everything sent so far.
@@ -165,10 +170,16 @@ pub struct Hold {
     pub claimed: Claimed,
 }
 
-/// A source that cannot be read for now.
+/// A source that cannot be read.
 #[derive(Debug, thiserror::Error)]
-#[error("failed to read from the broker: {0}")]
-pub struct ReadError(pub String);
+pub enum ReadError {
+    /// For now: trying again may help.
+    #[error("failed to read from the broker: {0}")]
+    ForNow(String),
+    /// As long as this process lives. Another process may be able to.
+    #[error("the broker's client has failed for good: {0}")]
+    Fatal(String),
+}
 
 /// A settlement that did not reach the broker, or was not confirmed.
 #[derive(Debug, thiserror::Error)]

@@ -4,15 +4,15 @@ use millrace_core::{
     delivery::Delivery,
     health::{Part, Trouble, TroubleReason},
     lane::Begun,
-    ports::{Reader, StoreError},
+    ports::{ReadError, Reader, StoreError},
 };
 use tracing::{info, warn};
 
 use crate::shared::Shared;
 
-/// Takes deliveries and queues them for the workers, until it is dropped. Cancel safe: a delivery that was taken is in
-/// the queue.
-pub(crate) async fn take(shared: &Shared, reader: &mut dyn Reader) {
+/// Takes deliveries and queues them for the workers, until it is dropped or nothing can be taken any more: then it says
+/// why. Cancel safe: a delivery that was taken is in the queue.
+pub(crate) async fn take(shared: &Shared, reader: &mut dyn Reader) -> String {
     let mut failures = 0;
     loop {
         shared.store_gate.wait(true).await;
@@ -40,7 +40,8 @@ pub(crate) async fn take(shared: &Shared, reader: &mut dyn Reader) {
                     register(shared, delivery);
                 }
             }
-            Err(error) => {
+            Err(ReadError::Fatal(reason)) => return reason,
+            Err(error @ ReadError::ForNow(_)) => {
                 failures += 1;
                 warn!(%error, failures, "failed to take deliveries");
                 tokio::time::sleep(shared.policy.reconnect.delay(failures, fastrand::u64(..))).await;

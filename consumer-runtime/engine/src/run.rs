@@ -43,7 +43,7 @@ pub struct Engine {
 }
 
 /// How a drain ended.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Drained {
     /// Everything taken was finished and settled, or handed back unstarted.
     Clean {
@@ -54,6 +54,12 @@ pub enum Drained {
     Cut {
         /// Deliveries that were at work.
         unsettled: usize,
+    },
+    /// Nothing asked for it: the broker's client had failed for good. What was at work was finished where that was
+    /// possible; another process goes on.
+    Failed {
+        /// Why.
+        reason: String,
     },
 }
 
@@ -84,24 +90,24 @@ impl Engine {
         let circuit_watch = Owned::spawn("circuit watch", circuit::watch(Arc::clone(&shared)));
         let requeue = retry_queue::wait_and_requeue(Arc::clone(&shared), retries);
         let requeue = Owned::spawn("retries", requeue);
-        {
+        let failure = {
             let watch_store = intake::watch_store(&shared);
             let intake = intake::take(&shared, reader.as_mut());
             tokio::select! {
                 // The stop comes first: nothing may be taken after it.
                 biased;
-                () = stop => {}
-                () = intake => {}
-                () = watch_store => {}
+                () = stop => None,
+                reason = intake => Some(reason),
+                () = watch_store => None,
             }
-        }
+        };
         info!(in_flight = shared.lane().len(), "draining");
         let drained = drain(&shared, reader.as_mut(), &work, workers).await;
         drop((keepalive, handler_watch, figures, circuit_watch, requeue));
         if tokio::time::timeout(FLUSH_TIMEOUT, shared.settler.flush()).await.is_err() {
             warn!("the broker did not confirm the last settlements in time");
         }
-        drained
+        failure.map_or(drained, |reason| Drained::Failed { reason })
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use millrace_core::{delivery::Delivery, order::Ordering, settle::Settlement};
+use millrace_core::{delivery::Delivery, order::Ordering, ports::Redelivery, settle::Settlement};
 use tracing::{debug, warn};
 
 use crate::shared::Shared;
@@ -19,8 +19,10 @@ pub(crate) async fn settle(
 ) {
     let delay = match settlement {
         Some(Settlement::RetryAfter(delay)) => Some(delay),
-        // Whoever has the claim may not come to an end: the successors wait until that is known.
+        // Whoever has the claim may not come to an end: the successors wait until that is known, and so does the place of
+        // a delivery that the broker gives nobody here again.
         None if shared.policy.ordering != Ordering::Unordered => Some(shared.policy.lease),
+        None if shared.settler.redelivery() == Redelivery::ToTheNextReader => Some(shared.policy.lease),
         Some(Settlement::Done | Settlement::Extend) | None => None,
     };
     if let Some(delay) = delay.filter(|_| shared.retries_here(&delivery)) {

@@ -32,6 +32,8 @@ pub struct MemoryBroker {
     news: Arc<Notify>,
     /// Faults of `next_batch`.
     pub read_faults: Arc<FaultPlan>,
+    /// Faults of `next_batch` that nothing mends.
+    pub fatal_faults: Arc<FaultPlan>,
     /// Faults of `settle`: the settlement does not arrive.
     pub settle_faults: Arc<FaultPlan>,
     /// Faults of confirmations: the settlement arrives and the answer does not.
@@ -77,6 +79,7 @@ impl MemoryBroker {
             redelivery,
             news: Arc::default(),
             read_faults: Arc::default(),
+            fatal_faults: Arc::default(),
             settle_faults: Arc::default(),
             confirm_faults: Arc::default(),
             dead_letter_faults: Arc::default(),
@@ -221,8 +224,11 @@ pub struct MemoryReader(MemoryBroker);
 impl Reader for MemoryReader {
     async fn next_batch(&mut self, budget: Budget) -> Result<Vec<Delivery>, ReadError> {
         loop {
+            if self.0.fatal_faults.strikes() {
+                return Err(ReadError::Fatal("injected".to_owned()));
+            }
             if self.0.read_faults.strikes() {
-                return Err(ReadError("injected".to_owned()));
+                return Err(ReadError::ForNow("injected".to_owned()));
             }
             let batch = self.0.take_due(budget.messages);
             if !batch.is_empty() {

@@ -108,7 +108,7 @@ impl Reader for CoreReader {
             }
         };
         let Some(first) = first else {
-            return Err(ReadError("the subscriptions ended".to_owned()));
+            return Err(ReadError::ForNow("the subscriptions ended".to_owned()));
         };
         let mut batch = vec![self.delivery(first)];
         // No await from here on: what is taken off the subscriptions is returned.

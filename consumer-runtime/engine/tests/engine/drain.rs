@@ -74,6 +74,25 @@ async fn what_waits_for_its_retry_when_the_process_stops_goes_to_the_next_reader
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_client_that_fails_for_good_ends_the_engine_after_what_is_at_work() {
+    let bench = Bench::new(Redelivery::ToTheNextReader);
+    *bench.handler.delay.lock().unwrap() = Duration::from_secs(5);
+    bench.publish("at work");
+    let failing = async {
+        while bench.handler.attempts() == 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        bench.broker.fatal_faults.fail_next(1);
+        bench.publish("never taken");
+    };
+
+    let (drained, ()) = tokio::join!(bench.engine(policy()).run(std::future::pending()), failing);
+
+    assert_eq!(drained, Drained::Failed { reason: "injected".to_owned() });
+    assert_eq!(bench.handler.effects(), ["at work"]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_the_broker_takes_back_before_it_has_started_is_left_to_the_next_reader() {
     let bench = Bench::new(Redelivery::ToTheNextReader);
     *bench.handler.delay.lock().unwrap() = Duration::from_secs(5);

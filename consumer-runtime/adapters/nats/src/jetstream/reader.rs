@@ -76,7 +76,7 @@ impl JetStreamReader {
         if self.check_durable {
             if let Err(trouble) = self.durable.prepare().await {
                 self.health.fails(Part::Broker, trouble.clone());
-                return Err(ReadError(trouble.message));
+                return Err(ReadError::ForNow(trouble.message));
             }
             self.check_durable = false;
         }
@@ -90,7 +90,8 @@ impl JetStreamReader {
         if self.subscription.is_none() {
             let client = &self.durable.connection.client;
             let inbox = client.new_inbox();
-            let messages = client.subscribe(inbox.clone()).await.map_err(|error| ReadError(error.to_string()))?;
+            let messages =
+                client.subscribe(inbox.clone()).await.map_err(|error| ReadError::ForNow(error.to_string()))?;
             self.subscription = Some(Subscription { inbox, messages });
         }
         Ok(())
@@ -108,14 +109,14 @@ impl JetStreamReader {
             None => pull,
         };
         let subject = format!("$JS.API.CONSUMER.MSG.NEXT.{}.{}", self.stream, self.durable.options.durable);
-        let request = serde_json::to_vec(&pull).map_err(|error| ReadError(error.to_string()))?;
+        let request = serde_json::to_vec(&pull).map_err(|error| ReadError::ForNow(error.to_string()))?;
         let inbox = subscription.inbox.clone();
         self.durable
             .connection
             .client
             .publish_with_reply(subject, inbox, request.into())
             .await
-            .map_err(|error| ReadError(error.to_string()))
+            .map_err(|error| ReadError::ForNow(error.to_string()))
     }
 
     /// What a message is: a delivery, or news about a pull.
@@ -127,7 +128,7 @@ impl JetStreamReader {
                 (Status::NoConsumer, _) => {
                     warn!(status = ?message.status, "nobody serves the durable");
                     self.check_durable = true;
-                    return Err(ReadError("the durable is gone, or the server is not ready".to_owned()));
+                    return Err(ReadError::ForNow("the durable is gone, or the server is not ready".to_owned()));
                 }
                 (Status::WrongPin, Some(pinned)) => pinned.lose(),
                 (Status::WrongPin | Status::Waiting | Status::Ended, _) => {}
@@ -184,7 +185,7 @@ impl Reader for JetStreamReader {
             let Some(first) = first else {
                 self.subscription = None;
                 self.pulls.forget();
-                return Err(ReadError("the subscription ended".to_owned()));
+                return Err(ReadError::ForNow("the subscription ended".to_owned()));
             };
             let mut batch = Vec::new();
             let mut next = Some(first);
