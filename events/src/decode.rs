@@ -15,7 +15,7 @@ use crate::{
     headers::Headers,
     id::EventId,
     json,
-    origin::Origin,
+    origin::{BrokerKind, Origin},
     structured::Structured,
 };
 
@@ -26,6 +26,57 @@ struct Probe {
     event_id: Option<serde_json::Value>,
     event_type: Option<serde_json::Value>,
     timestamp: Option<serde_json::Value>,
+}
+
+/// How CloudEvents attributes stand in headers.
+#[derive(Clone, Copy)]
+struct Binding {
+    prefix: &'static str,
+    /// Values are percent-encoded, and may be quoted.
+    encoded: bool,
+}
+
+impl Binding {
+    fn of(broker: BrokerKind) -> Self {
+        match broker {
+            BrokerKind::JetStream | BrokerKind::Nats => Self { prefix: "ce-", encoded: true },
+            BrokerKind::Kafka => Self { prefix: "ce_", encoded: false },
+        }
+    }
+
+    /// The attribute that a header holds.
+    fn attribute(self, header: &str) -> Option<&str> {
+        let (prefix, name) = header.split_at_checked(self.prefix.len())?;
+        prefix.eq_ignore_ascii_case(self.prefix).then_some(name)
+    }
+
+    /// The values of an attribute, as they stand there.
+    fn values<'headers>(self, headers: &'headers Headers, name: &str) -> impl Iterator<Item = &'headers Bytes> {
+        let is_it = move |header: &str| self.attribute(header).is_some_and(|known| known.eq_ignore_ascii_case(name));
+        headers.iter().filter(move |(header, _)| is_it(header)).map(|(_, value)| value)
+    }
+
+    fn has(self, headers: &Headers, name: &str) -> bool {
+        self.values(headers, name).next().is_some()
+    }
+
+    /// The first value of an attribute as text; nothing where it is none.
+    fn get(self, headers: &Headers, name: &str) -> Option<String> {
+        self.values(headers, name).next().and_then(|value| self.text(value))
+    }
+
+    /// An attribute that says which event this is, and so must not be there twice.
+    fn identity(self, headers: &Headers, name: &'static str) -> Result<Option<String>, DecodeError> {
+        if self.values(headers, name).nth(1).is_some() {
+            return Err(DecodeError::Ambiguous(name));
+        }
+        Ok(self.get(headers, name))
+    }
+
+    fn text(self, value: &[u8]) -> Option<String> {
+        let value = std::str::from_utf8(value).ok()?;
+        if self.encoded { percent_decoded(value) } else { Some(value.to_owned()) }
+    }
 }
 
 impl Event {
@@ -41,8 +92,9 @@ impl Event {
         if content_type.to_ascii_lowercase().starts_with("application/cloudevents") {
             return Structured::read(payload);
         }
-        if headers.get("ce-specversion").is_some() || headers.get("ce-id").is_some() {
-            return binary(headers, payload);
+        let binding = Binding::of(origin.broker);
+        if binding.has(headers, "specversion") || binding.has(headers, "id") {
+            return binary(binding, headers, payload);
         }
         if payload.iter().all(u8::is_ascii_whitespace) {
             return Err(DecodeError::Empty);
@@ -67,45 +119,33 @@ fn probe(payload: &Bytes) -> Result<Option<Probe>, DecodeError> {
     if is_object { serde_json::from_slice(payload).map(Some).map_err(DecodeError::Json) } else { Ok(None) }
 }
 
-fn binary(headers: &Headers, payload: &Bytes) -> Result<Event, DecodeError> {
-    let version = identity(headers, "ce-specversion")?.ok_or(DecodeError::Attribute("specversion"))?;
+fn binary(binding: Binding, headers: &Headers, payload: &Bytes) -> Result<Event, DecodeError> {
+    let version = binding.identity(headers, "specversion")?.ok_or(DecodeError::Attribute("specversion"))?;
     check_spec_version(&version)?;
     let mut extensions = BTreeMap::new();
     for (name, value) in headers.iter() {
-        let name = name.to_ascii_lowercase();
-        let Some(name) = name.strip_prefix("ce-") else { continue };
-        if !event::is_attribute(name)
-            && let Some(value) = std::str::from_utf8(value).ok().and_then(percent_decoded)
+        let Some(name) = binding.attribute(name).map(str::to_ascii_lowercase) else { continue };
+        if !event::is_attribute(&name)
+            && let Some(value) = binding.text(value)
         {
-            extensions.insert(name.to_owned(), value);
+            extensions.insert(name, value);
         }
     }
-    let data_content_type = attribute(headers, "ce-datacontenttype").or_else(|| attribute(headers, "content-type"));
+    let content_type = || headers.get("content-type").and_then(|value| binding.text(value));
+    let data_content_type = binding.get(headers, "datacontenttype").or_else(content_type);
     if !payload.is_empty() && json::is_json(data_content_type.as_deref()) {
         json::check(payload).map_err(DecodeError::Json)?;
     }
     Ok(Event {
-        id: EventId::new(identity(headers, "ce-id")?.ok_or(DecodeError::MissingId)?)?,
-        source: identity(headers, "ce-source")?.ok_or(DecodeError::Attribute("source"))?,
-        event_type: identity(headers, "ce-type")?.ok_or(DecodeError::Attribute("type"))?,
-        subject: attribute(headers, "ce-subject"),
-        time: attribute(headers, "ce-time").map(|time| time.parse().map_err(|_| DecodeError::Time)).transpose()?,
+        id: EventId::new(binding.identity(headers, "id")?.ok_or(DecodeError::MissingId)?)?,
+        source: binding.identity(headers, "source")?.ok_or(DecodeError::Attribute("source"))?,
+        event_type: binding.identity(headers, "type")?.ok_or(DecodeError::Attribute("type"))?,
+        subject: binding.get(headers, "subject"),
+        time: binding.get(headers, "time").map(|time| time.parse().map_err(|_| DecodeError::Time)).transpose()?,
         data_content_type,
         extensions,
         data: payload.clone(),
     })
-}
-
-/// An attribute that says which event this is, and so must not be there twice.
-fn identity(headers: &Headers, name: &'static str) -> Result<Option<String>, DecodeError> {
-    if headers.count(name) > 1 {
-        return Err(DecodeError::Ambiguous(name));
-    }
-    Ok(attribute(headers, name))
-}
-
-fn attribute(headers: &Headers, name: &str) -> Option<String> {
-    headers.get_str(name).and_then(percent_decoded)
 }
 
 /// The value of an attribute as the CloudEvents bindings for HTTP and NATS ask: quotes around it are taken off with their
@@ -147,10 +187,13 @@ fn plain(id: &serde_json::Value, probe: &Probe, payload: &Bytes, origin: &Origin
 
 /// Any other JSON: an event of the type that its subject names.
 fn raw(headers: &Headers, payload: &Bytes, origin: &Origin, probe: Option<&Probe>) -> Result<Event, DecodeError> {
-    if headers.count("Nats-Msg-Id") > 1 {
-        return Err(DecodeError::Ambiguous("Nats-Msg-Id"));
-    }
-    let message_id = headers.get_str("Nats-Msg-Id").map(str::to_owned);
+    let message_id = match origin.broker {
+        BrokerKind::JetStream | BrokerKind::Nats if headers.count("Nats-Msg-Id") > 1 => {
+            return Err(DecodeError::Ambiguous("Nats-Msg-Id"));
+        }
+        BrokerKind::JetStream | BrokerKind::Nats => headers.get_str("Nats-Msg-Id").map(str::to_owned),
+        BrokerKind::Kafka => None,
+    };
     let id = message_id.or_else(|| origin.position_id()).ok_or(DecodeError::MissingId)?;
     let event_type = probe.and_then(|probe| text(probe.event_type.as_ref())).unwrap_or_else(|| origin.subject.clone());
     Ok(Event {

@@ -14,29 +14,43 @@ use crate::{
 const ESCAPED: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'%');
 
 impl Event {
-    /// The event in binary mode: attributes as `ce-` headers, data as payload.
+    /// The event in binary mode for NATS and HTTP: attributes as `ce-` headers, data as payload.
     pub fn encode_binary(&self) -> (Headers, Bytes) {
         let mut headers = Headers::new();
-        let mut attribute = |name: &str, value: &str| {
+        self.attributes(|name, value| {
             headers.push(format!("ce-{name}"), utf8_percent_encode(value, ESCAPED).to_string());
-        };
-        attribute("specversion", "1.0");
-        attribute("id", self.id.as_str());
-        attribute("source", &self.source);
-        attribute("type", &self.event_type);
-        if let Some(subject) = &self.subject {
-            attribute("subject", subject);
-        }
-        if let Some(time) = &self.time {
-            attribute("time", &time.to_string());
-        }
+        });
         if let Some(content_type) = &self.data_content_type {
-            attribute("datacontenttype", content_type);
-        }
-        for (name, value) in self.extensions.iter().filter(|(name, _)| !is_attribute(name)) {
-            attribute(name, value);
+            headers.push("ce-datacontenttype", utf8_percent_encode(content_type, ESCAPED).to_string());
         }
         (headers, self.data.clone())
+    }
+
+    /// The event in binary mode for Kafka: attributes as `ce_` headers in UTF-8 as they are, data as value.
+    pub fn encode_kafka(&self) -> (Headers, Bytes) {
+        let mut headers = Headers::new();
+        self.attributes(|name, value| headers.push(format!("ce_{name}"), value.to_owned()));
+        if let Some(content_type) = &self.data_content_type {
+            headers.push("content-type", content_type.clone());
+        }
+        (headers, self.data.clone())
+    }
+
+    /// Gives every attribute but the media type of the data, each once.
+    fn attributes(&self, mut give: impl FnMut(&str, &str)) {
+        give("specversion", "1.0");
+        give("id", self.id.as_str());
+        give("source", &self.source);
+        give("type", &self.event_type);
+        if let Some(subject) = &self.subject {
+            give("subject", subject);
+        }
+        if let Some(time) = &self.time {
+            give("time", &time.to_string());
+        }
+        for (name, value) in self.extensions.iter().filter(|(name, _)| !is_attribute(name)) {
+            give(name, value);
+        }
     }
 
     /// The event in structured mode: one JSON document.

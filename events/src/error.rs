@@ -15,7 +15,7 @@ pub enum DecodeError {
     #[error("the CloudEvents attribute {0:?} is missing or not text")]
     Attribute(&'static str),
     /// A header that says which event this is occurs more than once.
-    #[error("the header {0:?} is there more than once")]
+    #[error("the headers have {0:?} more than once")]
     Ambiguous(&'static str),
     /// The time of the event is not an RFC 3339 time.
     #[error("the CloudEvents attribute \"time\" is not an RFC 3339 time")]

@@ -12,6 +12,7 @@ use proptest::prelude::*;
 
 const PLAIN: &[u8] = include_bytes!("golden/order-placed.json");
 const BINARY: &str = include_str!("golden/order-placed.binary.txt");
+const KAFKA: &str = include_str!("golden/order-placed.kafka.txt");
 const STRUCTURED: &[u8] = include_bytes!("golden/order-placed.structured.json");
 const DEAD_LETTER: &str = include_str!("golden/dead-letter.txt");
 
@@ -290,15 +291,47 @@ fn the_id_of_a_dead_letter_stays_the_same_for_the_same_message_only() {
     }
 }
 
-#[test]
-fn an_origin_on_kafka_is_written_with_partition_and_offset_and_read_back() {
-    let origin = Origin {
+fn kafka_origin() -> Origin {
+    Origin {
         broker: BrokerKind::Kafka,
         stream: None,
         partition: Some(3),
         subject: "orders.placed".to_owned(),
         sequence: Some(42),
-    };
+    }
+}
+
+#[test]
+fn on_kafka_attributes_have_their_own_prefix_and_are_not_percent_encoded() {
+    let (headers, payload) = from_text(KAFKA);
+    let event = Event::decode(&headers, &payload, &kafka_origin()).unwrap();
+    assert_eq!(as_text(event.encode_kafka()), KAFKA);
+    assert_eq!(ShopEvent::from_event(&event).unwrap(), order());
+
+    let mut headers = Headers::new();
+    for (name, value) in [
+        ("ce_specversion", "1.0"),
+        ("ce_id", "1"),
+        ("ce_source", "\"ä%20b\""),
+        ("ce_type", "T"),
+        ("ce_partitionkey", "100%"),
+    ] {
+        headers.push(name, value);
+    }
+    let event = Event::decode(&headers, &Bytes::new(), &kafka_origin()).unwrap();
+    assert_eq!((event.source.as_str(), event.extensions["partitionkey"].as_str()), ("\"ä%20b\"", "100%"));
+    assert!(event.data.is_empty(), "a tombstone with attributes is an event without data");
+
+    headers.push("ce_id", "2");
+    assert_eq!(Event::decode(&headers, &Bytes::new(), &kafka_origin()).unwrap_err().reason(), Reason::Undecodable);
+    // Attributes of the other binding say nothing here, and a bare tombstone is no event.
+    let (headers, _) = from_text(BINARY);
+    assert_eq!(Event::decode(&headers, &Bytes::new(), &kafka_origin()).unwrap_err().reason(), Reason::Undecodable);
+}
+
+#[test]
+fn an_origin_on_kafka_is_written_with_partition_and_offset_and_read_back() {
+    let origin = kafka_origin();
 
     assert_eq!(origin.to_string(), "kafka://orders.placed/3#42");
     assert_eq!("kafka://orders.placed/3#42".parse(), Ok(origin.clone()));
@@ -359,6 +392,8 @@ proptest! {
     fn what_is_encoded_in_any_form_is_decoded_to_the_same_event(event in arbitrary_event()) {
         let (headers, payload) = event.encode_binary();
         prop_assert_eq!(&decode(&headers, &payload), &event);
+        let (headers, payload) = event.encode_kafka();
+        prop_assert_eq!(&Event::decode(&headers, &payload, &kafka_origin()).unwrap(), &event);
         let (headers, payload) = event.encode_structured().unwrap();
         prop_assert_eq!(&decode(&headers, &payload), &event);
     }
@@ -382,7 +417,7 @@ proptest! {
 
     #[test]
     fn no_bytes_and_no_headers_make_the_reader_panic(
-        names in prop::collection::vec("ce-(id|specversion|source|type|time)|Content-Type|Nats-Msg-Id|[a-zA-Z-]{1,12}", 0..8),
+        names in prop::collection::vec("ce[-_](id|specversion|source|type|time)|Content-Type|Nats-Msg-Id|[a-zA-Z-]{1,12}", 0..8),
         values in prop::collection::vec(prop_oneof![Just(b"1.0".to_vec()), any::<Vec<u8>>()], 8),
         payload: Vec<u8>,
         json in "\\{?\"?(event_id|specversion|data)?\"?:?[\\[\\]{}\",:0-9a-z]{0,60}",
@@ -392,8 +427,10 @@ proptest! {
             headers.push(name, value);
         }
         for payload in [Bytes::from(payload), Bytes::from(json)] {
-            if let Ok(event) = Event::decode(&headers, &payload, &origin()) {
-                drop(ShopEvent::from_event(&event));
+            for origin in [origin(), kafka_origin()] {
+                if let Ok(event) = Event::decode(&headers, &payload, &origin) {
+                    drop(ShopEvent::from_event(&event));
+                }
             }
             drop(DeadLetter::decode(&headers, None, payload));
         }
