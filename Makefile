@@ -41,6 +41,6 @@ cluster-down: ## Takes it down and leaves nothing behind
 	@deploy/cluster/down
 
 tools: ## Builds the pinned tools that are missing
-	@deploy/tools/get nats-server mailpit redis-server postgresql helm cargo-nextest >/dev/null
+	@deploy/tools/get nats-server kafka mailpit redis-server postgresql helm cargo-nextest >/dev/null
 
 .PHONY: help demo test check unit e2e footprint images cluster-up cluster-down tools

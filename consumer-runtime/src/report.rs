@@ -138,6 +138,7 @@ fn problem((part, trouble): (health::Part, health::Trouble)) -> StatusProblem {
         TroubleReason::SecretInvalid => ProblemReason::SecretInvalid,
         TroubleReason::TlsFailed => ProblemReason::TlsFailed,
         TroubleReason::AddressNotAllowed => ProblemReason::AddressNotAllowed,
+        TroubleReason::TopicNotFound => ProblemReason::TopicNotFound,
         TroubleReason::StreamNotFound => ProblemReason::StreamNotFound,
         TroubleReason::DeadLetterStreamNotFound => ProblemReason::DeadLetterStreamNotFound,
         TroubleReason::DurableConflict => ProblemReason::DurableConflict,

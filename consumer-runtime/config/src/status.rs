@@ -139,6 +139,8 @@ pub enum ProblemReason {
     AddressNotAllowed,
     /// The stream does not exist.
     StreamNotFound,
+    /// A Kafka topic does not exist: one that is consumed, or that of dead letters.
+    TopicNotFound,
     /// No stream covers the dead-letter subject.
     DeadLetterStreamNotFound,
     /// The durable exists with settings that cannot be changed, or was deleted.
@@ -171,6 +173,7 @@ impl ProblemReason {
             Self::TlsFailed => "TlsFailed",
             Self::AddressNotAllowed => "AddressNotAllowed",
             Self::StreamNotFound => "StreamNotFound",
+            Self::TopicNotFound => "TopicNotFound",
             Self::DeadLetterStreamNotFound => "DeadLetterStreamNotFound",
             Self::DurableConflict => "DurableConflict",
             Self::BucketConflict => "BucketConflict",
@@ -193,6 +196,7 @@ impl ProblemReason {
             | Self::TlsFailed
             | Self::AddressNotAllowed
             | Self::StreamNotFound
+            | Self::TopicNotFound
             | Self::DeadLetterStreamNotFound
             | Self::DurableConflict
             | Self::BucketConflict

@@ -37,6 +37,8 @@ pub enum TroubleReason {
     AddressNotAllowed,
     /// The stream does not exist.
     StreamNotFound,
+    /// A topic does not exist.
+    TopicNotFound,
     /// No stream covers the dead-letter subject.
     DeadLetterStreamNotFound,
     /// The durable exists with settings that cannot be changed, or was deleted.

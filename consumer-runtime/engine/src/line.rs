@@ -26,14 +26,18 @@ use crate::{
 /// Carries one delivery through, and ends it.
 ///
 /// The steps are those of `ARCHITECTURE.md`; 1 (intake) and 2 (register) are in [`crate::intake`].
-pub(crate) async fn carry(shared: &Shared, delivery: Delivery, retries: &async_channel::Sender<(Delivery, Duration)>) {
-    let settlement = settlement_of(shared, &delivery).await;
+pub(crate) async fn carry(
+    shared: &Shared,
+    mut delivery: Delivery,
+    retries: &async_channel::Sender<(Delivery, Duration)>,
+) {
+    let settlement = settlement_of(shared, &mut delivery).await;
     settle(shared, delivery, settlement, retries).await;
     shared.circuit.delivery_ended();
 }
 
 /// What the broker is to be told about a delivery; nothing where the claim went to somebody else.
-async fn settlement_of(shared: &Shared, delivery: &Delivery) -> Option<Settlement> {
+async fn settlement_of(shared: &Shared, delivery: &mut Delivery) -> Option<Settlement> {
     if !shared.settler.owns(&delivery.receipt) {
         shared.metrics.taken_back.inc();
         return Some(Settlement::RetryAfter(Duration::ZERO));
@@ -105,7 +109,13 @@ async fn settlement_of(shared: &Shared, delivery: &Delivery) -> Option<Settlemen
             shared.metrics.handled.inc();
             if shared.handler.records() { Some(Settlement::Done) } else { done(shared, hold).await }
         }
-        (Next::RetryAfter(delay), outcome) => Some(retry(shared, &event, hold, &outcome, spent, delay).await),
+        (Next::RetryAfter(delay), outcome) => {
+            if spent && shared.settler.redelivery().ack_wait().is_none() {
+                // The broker does not see the next attempt, which is made with this very delivery.
+                delivery.delivered_count = delivery.delivered_count.saturating_add(1);
+            }
+            Some(retry(shared, &event, hold, &outcome, spent, delay).await)
+        }
         (Next::GiveUp(reason), outcome) => {
             give_up(shared, delivery, hold, GivenUp::new(reason, error_of(&outcome), number)).await
         }

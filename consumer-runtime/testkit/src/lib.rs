@@ -14,6 +14,8 @@ pub mod contract;
 pub mod faults;
 pub mod handler;
 pub mod http_sink;
+#[cfg(feature = "kafka")]
+pub mod kafka_server;
 pub mod mailpit;
 pub mod nats_server;
 pub mod postgres_server;

@@ -3,13 +3,14 @@
 use bytes::Bytes;
 use millrace_core::{
     backoff::Backoff, claim::Record, claim::State, health::Part, key::Key, key::fingerprint, outcome::Outcome,
-    ports::Claim, ports::IdempotencyStore as _, retry::RetryPolicy, settle::Settlement, time::Clock as _,
-    time::Monotonic,
+    ports::Claim, ports::IdempotencyStore as _, ports::Redelivery, retry::RetryPolicy, settle::Settlement,
+    time::Clock as _, time::Monotonic,
 };
-use millrace_engine::{OnExhausted, Policy};
+use millrace_engine::{Engine, OnExhausted, Policy};
 use millrace_events::{Headers, Reason};
 use millrace_testkit::{handler::Step, sample};
 use std::time::Duration;
+use tokio::sync::oneshot;
 
 use crate::support::{Bench, clean, consumer, policy};
 
@@ -252,4 +253,25 @@ async fn an_event_that_is_to_pause_everything_stays_and_has_all_its_attempts_aga
     bench.run_until_settled().await;
     assert_eq!(bench.handler.effects().iter().filter(|id| *id == "never").count(), 1);
     assert!(bench.handler.effects().contains(&"later".to_owned()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn retries_that_wait_here_are_counted_where_no_claim_is_kept() {
+    let bench = Bench::new(Redelivery::ToTheNextReader);
+    bench.handler.set_failing(true);
+    bench.publish("fails");
+    let (stop, stopped) = oneshot::channel::<()>();
+    let engine = Engine { store: None, ..bench.engine(policy()) };
+
+    let running = engine.run(async { stopped.await.unwrap() });
+    let watching = async {
+        while bench.broker.dead_letters().is_empty() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        stop.send(()).unwrap();
+    };
+    tokio::join!(running, watching);
+
+    let letter = bench.broker.dead_letters().remove(0);
+    assert_eq!((letter.reason, letter.attempts), (Reason::RetriesExhausted, policy().retry.max_attempts));
 }

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use millrace_core::{
     delivery::Delivery,
-    ports::{Reader, Settler},
+    ports::{Reader, Redelivery, Settler},
     settle::Settlement,
     window::Budget,
 };
@@ -21,13 +21,16 @@ pub trait SourceUnderTest: Send + Sync {
     async fn open(&self) -> (Box<dyn Reader>, Arc<dyn Settler>);
 }
 
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Runs the suite. The source's ack wait, where it has one, must be at most 3 s.
 pub async fn run(source: &dyn SourceUnderTest) {
     a_message_arrives_as_it_was_published(source).await;
     a_batch_is_never_larger_than_the_budget(source).await;
     let (_, settler) = source.open().await;
+    if settler.redelivery() == Redelivery::ToTheNextReader {
+        what_is_done_is_settled_for_the_next_reader_and_what_is_let_go_of_is_delivered_to_it(source).await;
+    }
     if settler.redelivery().ack_wait().is_some() {
         what_is_done_is_not_delivered_again_and_what_is_unsettled_is(source).await;
         a_retry_comes_after_its_delay_and_not_before(source).await;
@@ -111,6 +114,35 @@ async fn what_is_done_is_not_delivered_again_and_what_is_unsettled_is(source: &d
     assert_eq!(again.delivered_count, 2);
     settler.settle(&again.receipt, Settlement::Done).await.unwrap();
     leave(reader.as_mut()).await;
+}
+
+async fn what_is_done_is_settled_for_the_next_reader_and_what_is_let_go_of_is_delivered_to_it(
+    source: &dyn SourceUnderTest,
+) {
+    let (mut reader, settler) = source.open().await;
+    for payload in ["let go of", "done"] {
+        publish(source, payload).await;
+    }
+    for delivery in read_exactly(reader.as_mut(), 2).await {
+        assert!(settler.owns(&delivery.receipt));
+        let settlement =
+            if delivery.payload == "done" { Settlement::Done } else { Settlement::RetryAfter(Duration::ZERO) };
+        settler.settle(&delivery.receipt, settlement).await.unwrap();
+    }
+    settler.flush().await.unwrap();
+    leave(reader.as_mut()).await;
+    drop(reader);
+
+    publish(source, "new").await;
+    let (mut next, settler) = source.open().await;
+    let mut payloads = Vec::new();
+    for delivery in read_exactly(next.as_mut(), 2).await {
+        settler.settle(&delivery.receipt, Settlement::Done).await.unwrap();
+        payloads.push(delivery.payload);
+    }
+    payloads.sort_unstable();
+    assert_eq!(payloads, ["let go of", "new"]);
+    leave(next.as_mut()).await;
 }
 
 async fn a_retry_comes_after_its_delay_and_not_before(source: &dyn SourceUnderTest) {

@@ -53,7 +53,7 @@ impl<S: Selection> LetterReader<S> {
 impl<S: Selection> Reader for LetterReader<S> {
     async fn next_batch(&mut self, _budget: Budget) -> Result<Vec<Delivery>, ReadError> {
         while !self.selection.is_complete() {
-            let found = self.letters.next(self.behind).await.map_err(|error| ReadError(error.to_string()))?;
+            let found = self.letters.next(self.behind).await.map_err(|error| ReadError::ForNow(error.to_string()))?;
             let Some(stored) = found else { break };
             self.behind = stored.sequence;
             if let Some(letter) = self.selection.take(stored) {

@@ -79,7 +79,7 @@ impl Pinned {
     pub(crate) async fn start_again(&self) -> Result<(), ReadError> {
         let answer = self.request("RESET", Bytes::new()).await?;
         if let Some(error) = answer.error {
-            return Err(ReadError(format!("the durable cannot start again: {}", error.description)));
+            return Err(ReadError::ForNow(format!("the durable cannot start again: {}", error.description)));
         }
         self.pin().next_number = 1;
         debug!("pinned: the durable starts again behind what is settled");
@@ -120,8 +120,8 @@ impl Pinned {
     async fn request(&self, verb: &str, payload: Bytes) -> Result<Answer, ReadError> {
         let subject = format!("$JS.API.CONSUMER.{verb}.{}", self.durable);
         let answer = self.connection.client.request(subject, payload).await;
-        let answer = answer.map_err(|error| ReadError(error.to_string()))?;
-        serde_json::from_slice(&answer.payload).map_err(|error| ReadError(error.to_string()))
+        let answer = answer.map_err(|error| ReadError::ForNow(error.to_string()))?;
+        serde_json::from_slice(&answer.payload).map_err(|error| ReadError::ForNow(error.to_string()))
     }
 
     fn pin(&self) -> MutexGuard<'_, Pin> {
