@@ -28,11 +28,11 @@ pub async fn connect_client(options: &PublisherOptions) -> Result<Client, Connec
             Err(error) => error,
         };
         if !may_come_up(&source) {
-            return Err(ConnectError::Refused { servers: servers(), source });
+            return Err(ConnectError::Refused { servers: servers(), source: source.into() });
         }
         let pause = reconnect_pause(failures);
         if Instant::now() + pause >= deadline {
-            return Err(ConnectError::Unreachable { servers: servers(), source });
+            return Err(ConnectError::Unreachable { servers: servers(), source: source.into() });
         }
         sleep(pause).await;
         failures += 1;

@@ -14,7 +14,7 @@ pub enum ConnectError {
         /// The servers.
         servers: String,
         /// What is wrong.
-        source: async_nats::ConnectError,
+        source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// No server answered for the whole time that was given.
     #[error("no server answered at {servers}")]
@@ -22,7 +22,7 @@ pub enum ConnectError {
         /// The servers.
         servers: String,
         /// What the last attempt came to.
-        source: async_nats::ConnectError,
+        source: Box<dyn std::error::Error + Send + Sync>,
     },
 }
 
@@ -32,6 +32,9 @@ pub enum PublishError {
     /// No stream takes the subject.
     #[error("no stream covers subject {0:?}: create one, or correct the subject")]
     NoStream(String),
+    /// The topic does not exist.
+    #[error("topic {0:?} does not exist: create it, or correct the name")]
+    NoTopic(String),
     /// The broker did not confirm in time.
     #[error("the broker did not confirm in time")]
     TimedOut,
@@ -54,7 +57,7 @@ impl PublishError {
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::TimedOut | Self::Disconnected | Self::Broker(_) => true,
-            Self::NoStream(_) | Self::Header(_) | Self::Closed => false,
+            Self::NoStream(_) | Self::NoTopic(_) | Self::Header(_) | Self::Closed => false,
         }
     }
 

@@ -1,8 +1,10 @@
-//! Publishing events to NATS JetStream and NATS core.
+//! Publishing events to NATS JetStream, NATS core and Kafka.
 
 mod connect;
 mod error;
 mod jetstream;
+#[cfg(feature = "kafka")]
+mod kafka;
 mod nats;
 mod options;
 mod publisher;

@@ -8,9 +8,9 @@ pub(crate) const WINDOW_MAX: u32 = 4096;
 /// How to publish. Start from [`PublisherOptions::new`].
 #[derive(Clone, Debug)]
 pub struct PublisherOptions {
-    /// URLs of the NATS servers.
+    /// URLs of the NATS servers; with Kafka the addresses of some brokers, as `host:port`.
     pub servers: Vec<String>,
-    /// User and password, `None` for an anonymous connection.
+    /// User and password, `None` for an anonymous connection. With Kafka they are shown by SCRAM-SHA-512.
     pub credentials: Option<Credentials>,
     /// Where events go.
     pub broker: Broker,
@@ -45,6 +45,10 @@ pub enum Broker {
     /// To whoever listens. An event counts as published when the server has read it. To find that out, the user must be
     /// allowed to publish to and subscribe to `_INBOX.>`.
     Core,
+    /// To a topic of Kafka, idempotently: an event counts as published when all replicas in sync have it. Its key is the
+    /// ordering key of the event.
+    #[cfg(feature = "kafka")]
+    Kafka,
 }
 
 impl PublisherOptions {

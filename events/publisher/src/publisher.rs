@@ -10,6 +10,8 @@ use tokio::{
     time::timeout,
 };
 
+#[cfg(feature = "kafka")]
+use crate::kafka::{self, Kafka};
 use crate::{
     connect::connect_client,
     error::{ConnectError, PublishError},
@@ -27,7 +29,6 @@ use crate::{
 /// A lost connection is made again for ever, with pauses that double up to a second.
 #[derive(Clone, Debug)]
 pub struct EventPublisher {
-    client: Client,
     target: Target,
     confirm_timeout: Duration,
     window: Arc<Semaphore>,
@@ -36,14 +37,22 @@ pub struct EventPublisher {
 
 #[derive(Clone, Debug)]
 enum Target {
-    JetStream(JetStream),
-    Core(Core),
+    JetStream {
+        client: Client,
+        stream: JetStream,
+    },
+    Core {
+        client: Client,
+        core: Core,
+    },
+    #[cfg(feature = "kafka")]
+    Kafka(Kafka),
 }
 
 /// An event that the broker has.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Published {
-    /// Its place in the stream; `None` on NATS core.
+    /// Its place in the stream, or in its partition on Kafka; `None` on NATS core.
     pub sequence: Option<u64>,
     /// Whether the stream had its message id already, and did not store it again.
     pub duplicate: bool,
@@ -62,13 +71,19 @@ impl EventPublisher {
     pub async fn connect(options: PublisherOptions) -> Result<Self, ConnectError> {
         let window_size = u32::try_from(options.window).ok().filter(|window| (1..=WINDOW_MAX).contains(window));
         let window_size = window_size.ok_or(ConnectError::Window(options.window))?;
-        let client = connect_client(&options).await?;
         let target = match options.broker {
-            Broker::JetStream => Target::JetStream(JetStream::new(client.clone(), options.confirm_timeout)),
-            Broker::Core => Target::Core(Core::new(client.clone())),
+            Broker::JetStream => {
+                let client = connect_client(&options).await?;
+                Target::JetStream { stream: JetStream::new(client.clone(), options.confirm_timeout), client }
+            }
+            Broker::Core => {
+                let client = connect_client(&options).await?;
+                Target::Core { core: Core::new(client.clone()), client }
+            }
+            #[cfg(feature = "kafka")]
+            Broker::Kafka => Target::Kafka(Kafka::connect(&options).await?),
         };
         Ok(Self {
-            client,
             target,
             confirm_timeout: options.confirm_timeout,
             window: Arc::new(Semaphore::new(options.window)),
@@ -84,8 +99,15 @@ impl EventPublisher {
     /// Publishes an event in binary mode and returns when it is sent, with a handle to wait for the broker's word. While
     /// the window is full it waits for room.
     ///
-    /// The event's id is the message id: a stream drops a repeated publish within its duplicate window.
+    /// The event's id is the message id: a stream drops a repeated publish within its duplicate window. On Kafka `subject`
+    /// is the topic, and the record's key is the event's ordering key: its extension `partitionkey`, else the `order_id` of
+    /// the shop's events.
     pub async fn publish_async(&self, subject: &str, event: &Event) -> Result<PublishHandle, PublishError> {
+        #[cfg(feature = "kafka")]
+        if matches!(self.target, Target::Kafka(_)) {
+            let (headers, payload) = event.encode_kafka();
+            return self.publish_keyed(subject, kafka::ordering_key(event).as_deref(), &headers, payload).await;
+        }
         let (mut headers, payload) = event.encode_binary();
         headers.push("Nats-Msg-Id", event.id.as_str().to_owned());
         self.publish_message(subject, &headers, payload).await
@@ -99,21 +121,40 @@ impl EventPublisher {
         headers: &Headers,
         payload: Bytes,
     ) -> Result<PublishHandle, PublishError> {
-        let headers = header_map(headers)?;
+        self.publish_keyed(subject, None, headers, payload).await
+    }
+
+    /// Publishes a message as it is, with a key where the broker has keys: on Kafka, messages with the same key keep their
+    /// order.
+    pub async fn publish_keyed(
+        &self,
+        subject: &str,
+        key: Option<&str>,
+        headers: &Headers,
+        payload: Bytes,
+    ) -> Result<PublishHandle, PublishError> {
         let permit = Arc::clone(&self.window).acquire_owned().await.map_err(|_| PublishError::Closed)?;
         // While the connection is down the client's own queue may be full, so sending has a bound of its own.
-        let sent = timeout(self.confirm_timeout, self.send(subject.to_owned(), headers, payload));
+        let sent = timeout(self.confirm_timeout, self.send(subject.to_owned(), key, headers, payload));
         let sent = sent.await.map_err(|_| PublishError::TimedOut)??;
         Ok(track(confirmed(sent, self.confirm_timeout), permit))
     }
 
-    async fn send(&self, subject: String, headers: HeaderMap, payload: Bytes) -> Result<Sent, PublishError> {
+    async fn send(
+        &self,
+        subject: String,
+        key: Option<&str>,
+        headers: &Headers,
+        payload: Bytes,
+    ) -> Result<Sent, PublishError> {
         match &self.target {
-            Target::JetStream(stream) => {
-                let ack = stream.send(subject.clone(), headers, payload).await?;
+            Target::JetStream { stream, .. } => {
+                let ack = stream.send(subject.clone(), header_map(headers)?, payload).await?;
                 Ok(Sent::JetStream { ack, subject })
             }
-            Target::Core(core) => core.send(subject, headers, payload).await.map(Sent::Core),
+            Target::Core { core, .. } => core.send(subject, header_map(headers)?, payload).await.map(Sent::Core),
+            #[cfg(feature = "kafka")]
+            Target::Kafka(kafka) => kafka.send(subject, key, headers, payload).await.map(Sent::Kafka),
         }
     }
 
@@ -124,7 +165,14 @@ impl EventPublisher {
         let idle = self.window.acquire_many(self.window_size).await.map_err(|_| PublishError::Closed)?;
         self.window.close();
         drop(idle);
-        self.client.drain().await.map_err(|error| PublishError::Broker(error.into()))
+        match self.target {
+            Target::JetStream { client, .. } | Target::Core { client, .. } => {
+                client.drain().await.map_err(|error| PublishError::Broker(error.into()))
+            }
+            // Everything is confirmed or given up: there is nothing to flush.
+            #[cfg(feature = "kafka")]
+            Target::Kafka(_) => Ok(()),
+        }
     }
 }
 
@@ -137,8 +185,13 @@ impl PublishHandle {
 
 /// A message that has been sent.
 enum Sent {
-    JetStream { ack: async_nats::jetstream::context::PublishAckFuture, subject: String },
+    JetStream {
+        ack: async_nats::jetstream::context::PublishAckFuture,
+        subject: String,
+    },
     Core(Unconfirmed),
+    #[cfg(feature = "kafka")]
+    Kafka(kafka::Unconfirmed),
 }
 
 async fn confirmed(sent: Sent, limit: Duration) -> Result<Published, PublishError> {
@@ -146,6 +199,8 @@ async fn confirmed(sent: Sent, limit: Duration) -> Result<Published, PublishErro
         match sent {
             Sent::JetStream { ack, subject } => jetstream::confirmed(ack, &subject).await,
             Sent::Core(unconfirmed) => unconfirmed.confirmed().await,
+            #[cfg(feature = "kafka")]
+            Sent::Kafka(unconfirmed) => unconfirmed.confirmed().await,
         }
     };
     timeout(limit, confirmed).await.unwrap_or(Err(PublishError::TimedOut))

@@ -2,13 +2,13 @@
 
 use std::path::PathBuf;
 
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 
 /// Publishes a stream of a shop's events: orders, shipments and payments, some twice, some poisonous.
 #[derive(Debug, Parser)]
 #[command(name = "producer", version)]
 pub(crate) struct Args {
-    /// URL of the NATS server.
+    /// URL of the NATS server; with --broker kafka the address of a broker, for example 127.0.0.1:9092.
     #[arg(long, env = "NATS_URL", default_value = "nats://127.0.0.1:4222")]
     pub(crate) server: String,
 
@@ -40,13 +40,18 @@ pub(crate) struct Args {
     #[arg(long, default_value_t = 256)]
     pub(crate) window: usize,
 
-    /// Creates the streams where they do not exist: that of --stream for orders.> and payments.>, DLQ for dlq.>.
+    /// Creates the streams where they do not exist: that of --stream for orders.> and payments.>, DLQ for dlq.>. With Kafka:
+    /// the topics orders.placed, orders.shipped and payments.processed, of three partitions each.
     #[arg(long, conflicts_with = "core")]
     pub(crate) create_streams: bool,
 
     /// Publishes to NATS core instead of JetStream.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "broker")]
     pub(crate) core: bool,
+
+    /// Where events go.
+    #[arg(long, value_enum, default_value_t = To::JetStream)]
+    pub(crate) broker: To,
 
     /// User, where the server wants one.
     #[arg(long, env = "NATS_USER", requires = "password")]
@@ -67,4 +72,15 @@ pub(crate) struct Args {
     /// Prints the summary as JSON on the last but one line, for whoever reads the output from afar.
     #[arg(long)]
     pub(crate) summary_json: bool,
+}
+
+/// Where events go.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+pub(crate) enum To {
+    /// To a stream of JetStream.
+    #[value(name = "jetstream")]
+    JetStream,
+    /// To topics of Kafka.
+    #[cfg(feature = "kafka")]
+    Kafka,
 }

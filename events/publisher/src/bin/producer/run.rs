@@ -9,7 +9,7 @@ use millrace_publisher::{
 };
 
 use crate::{
-    args::Args,
+    args::{Args, To},
     generate::{Message, Messages, Plan},
     ids::Ids,
     progress::Progress,
@@ -49,7 +49,7 @@ pub(crate) async fn run(args: &Args) -> Result<Summary, Error> {
     let mut progress = Progress::start(args.count);
     let mut summary = Summary::default();
     let mut in_flight: VecDeque<(Outgoing, PublishHandle)> = VecDeque::new();
-    for outgoing in outgoing(plan) {
+    for outgoing in outgoing(plan, args.broker) {
         progress.pace(args.rate).await;
         if in_flight.len() >= args.window
             && let Some((oldest, handle)) = in_flight.pop_front()
@@ -75,7 +75,12 @@ pub(crate) async fn run(args: &Args) -> Result<Summary, Error> {
 }
 
 fn publisher_options(args: &Args) -> PublisherOptions {
-    let broker = if args.core { Broker::Core } else { Broker::JetStream };
+    let broker = match args.broker {
+        To::JetStream if args.core => Broker::Core,
+        To::JetStream => Broker::JetStream,
+        #[cfg(feature = "kafka")]
+        To::Kafka => Broker::Kafka,
+    };
     let credentials = args.user.clone().zip(args.password.clone());
     PublisherOptions {
         credentials: credentials.map(|(username, password)| Credentials { username, password }),
@@ -88,29 +93,38 @@ fn publisher_options(args: &Args) -> PublisherOptions {
 struct Outgoing {
     message: Message,
     subject: &'static str,
+    key: Option<String>,
     headers: Headers,
     payload: Bytes,
 }
 
 /// The messages of a plan with a message id each, which no other message and no other run has. So a duplicate made on
 /// purpose gets past the stream, and a message that is published again for want of an answer is stored once.
-fn outgoing(plan: Plan) -> impl Iterator<Item = Outgoing> {
+fn outgoing(plan: Plan, broker: To) -> impl Iterator<Item = Outgoing> {
     let run = fastrand::u64(..);
     Messages::new(plan).enumerate().map(move |(index, message)| {
-        let (subject, (mut headers, payload)) = match &message {
+        let (subject, key, (mut headers, payload)) = match &message {
             Message::New(valid) | Message::Duplicate(valid) => {
-                (valid.shop_event.nats_subject(), valid.event.encode_binary())
+                let encoded = match broker {
+                    To::JetStream => valid.event.encode_binary(),
+                    #[cfg(feature = "kafka")]
+                    To::Kafka => valid.event.encode_kafka(),
+                };
+                (valid.shop_event.nats_subject(), Some(valid.shop_event.order_id().to_owned()), encoded)
             }
-            Message::Poison(_, payload) => ("orders.placed", (Headers::new(), payload.clone())),
+            Message::Poison(_, payload) => ("orders.placed", None, (Headers::new(), payload.clone())),
         };
-        headers.push("Nats-Msg-Id", format!("producer-{run:016x}-{index}"));
-        Outgoing { message, subject, headers, payload }
+        if broker == To::JetStream {
+            headers.push("Nats-Msg-Id", format!("producer-{run:016x}-{index}"));
+        }
+        Outgoing { message, subject, key, headers, payload }
     })
 }
 
 /// Sends a message, and again while the connection is down.
 async fn send(publisher: &EventPublisher, outgoing: &Outgoing) -> Result<PublishHandle, PublishError> {
-    let send = || publisher.publish_message(outgoing.subject, &outgoing.headers, outgoing.payload.clone());
+    let key = outgoing.key.as_deref();
+    let send = || publisher.publish_keyed(outgoing.subject, key, &outgoing.headers, outgoing.payload.clone());
     for _ in 1..PUBLISH_TRIES {
         match send().await {
             Err(error) if error.is_retryable() => tokio::time::sleep(PUBLISH_PAUSE).await,
