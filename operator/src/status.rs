@@ -7,7 +7,10 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::{Condition, Time},
 };
 use kube::ResourceExt as _;
-use millrace_config::status::{DeliveryGuarantee, Part, StatusProblem, StatusReport};
+use millrace_config::{
+    Broker,
+    status::{DeliveryGuarantee, Part, StatusProblem, StatusReport},
+};
 use millrace_operator_api::{EventConsumer, EventConsumerStatus};
 
 use crate::{build::CONSUMER_LABEL, error::Error};
@@ -190,7 +193,11 @@ fn is_rolled_out(deployment: &Deployment, replicas: i32) -> bool {
 }
 
 fn broker(object: &EventConsumer) -> &'static str {
-    if object.spec.broker.jet_stream.is_some() { "JetStream" } else { "NATS" }
+    match &object.spec.broker {
+        Broker { jet_stream: Some(_), .. } => "JetStream",
+        Broker { kafka: Some(_), .. } => "Kafka",
+        Broker { .. } => "NATS",
+    }
 }
 
 fn handler(object: &EventConsumer) -> &'static str {

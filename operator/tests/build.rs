@@ -89,6 +89,19 @@ fn an_http_handler_gets_its_secrets_and_the_addresses_that_the_operator_allows()
 }
 
 #[test]
+fn partitions_move_once_in_a_rolling_update_and_the_status_names_kafka_and_its_guarantee() {
+    let object = example("kafka");
+
+    let strategy = serde_json::to_value(desired(&object).deployment).unwrap()["spec"]["strategy"].clone();
+    assert_eq!(strategy["rollingUpdate"], json!({"maxSurge": 0, "maxUnavailable": 1}));
+    let secrets = pod_spec(&object)["volumes"].as_array().unwrap().clone();
+    let names: Vec<_> = secrets.iter().skip(1).map(|volume| volume["name"].as_str().unwrap().to_owned()).collect();
+    assert_eq!(names, ["broker", "broker-ca"]);
+    let status = serde_json::to_value(status(&object, &Seen::New, "2026-01-01T00:00:00Z".parse().unwrap())).unwrap();
+    assert_eq!((&status["broker"], &status["deliveryGuarantee"]), (&json!("Kafka"), &json!("AtLeastOnce")));
+}
+
+#[test]
 fn every_example_becomes_a_configuration_that_the_runtime_reads_without_complaint() {
     for entry in std::fs::read_dir(examples()).unwrap() {
         let object = example(entry.unwrap().path().file_stem().unwrap().to_str().unwrap());

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::defaults;
 
-/// The broker that the events come from: exactly one of `jetStream` and `nats`.
+/// The broker that the events come from: exactly one of `jetStream`, `nats` and `kafka`.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
@@ -17,6 +17,10 @@ pub struct Broker {
     /// `status.deliveryGuarantee` says so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nats: Option<Nats>,
+
+    /// Kafka: events are kept as long as their topic keeps them. Delivery is at least once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kafka: Option<Kafka>,
 }
 
 /// A JetStream stream, read through one durable pull consumer that all replicas share.
@@ -83,6 +87,69 @@ pub struct Nats {
     pub tls: Option<Tls>,
 }
 
+/// Kafka topics, shared among the replicas by a consumer group. More replicas than the topics have partitions are idle.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct Kafka {
+    /// Addresses of some brokers as `host:port`, for example `kafka-bootstrap.kafka.svc:9092`. They name the rest.
+    #[cfg_attr(
+        feature = "schema",
+        schemars(
+            length(min = 1, max = 16),
+            inner(length(min = 1, max = 256), regex(pattern = r"^([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}$"))
+        )
+    )]
+    pub bootstrap_servers: Vec<String>,
+
+    /// Where the group starts in a partition that it has committed nothing of: `Earliest` with the oldest event that the
+    /// partition holds, `Latest` with the first one published after the partition is first assigned. `Latest` also counts for
+    /// partitions that are added later: what they get within the first half minute may be missed.
+    #[serde(default)]
+    pub initial_position: KafkaPosition,
+
+    /// Secret in the same namespace with the keys `username` and `password`. Without it, the connection is anonymous. When
+    /// it is rotated, the client is made anew within seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub auth_secret_ref: Option<SecretRef>,
+
+    /// How user name and password are shown: `SCRAM-SHA-512` (default), `SCRAM-SHA-256` or `PLAIN`. `PLAIN` shows the
+    /// password to whoever listens: use it with `tls` only. It has no use without `authSecretRef`.
+    #[serde(default)]
+    pub sasl_mechanism: SaslMechanism,
+
+    /// TLS. Without it, the connection is not encrypted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<Tls>,
+}
+
+/// Where a group starts in a partition that it has committed nothing of.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub enum KafkaPosition {
+    /// With the oldest event that the partition holds.
+    #[default]
+    Earliest,
+    /// With the first event published after the partition is first assigned.
+    Latest,
+}
+
+/// How a user name and password are shown to a Kafka broker.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub enum SaslMechanism {
+    /// As they are.
+    #[serde(rename = "PLAIN")]
+    Plain,
+    /// By SCRAM with SHA-256.
+    #[serde(rename = "SCRAM-SHA-256")]
+    ScramSha256,
+    /// By SCRAM with SHA-512.
+    #[default]
+    #[serde(rename = "SCRAM-SHA-512")]
+    ScramSha512,
+}
+
 /// TLS of a connection. With this block, empty or not, a server without TLS is refused. Certificates that are rotated are
 /// used from the next connection on.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
@@ -122,30 +189,33 @@ pub enum InitialPosition {
 }
 
 impl Broker {
-    /// The server URLs of whichever broker is set.
+    /// The addresses of the servers of whichever broker is set.
     pub fn servers(&self) -> &[String] {
-        match (&self.jet_stream, &self.nats) {
-            (Some(jet_stream), _) => &jet_stream.servers,
-            (None, Some(nats)) => &nats.servers,
-            (None, None) => &[],
+        match self {
+            Self { jet_stream: Some(jet_stream), .. } => &jet_stream.servers,
+            Self { nats: Some(nats), .. } => &nats.servers,
+            Self { kafka: Some(kafka), .. } => &kafka.bootstrap_servers,
+            Self { .. } => &[],
         }
     }
 
     /// The Secret with the credentials of whichever broker is set.
     pub fn auth_secret_ref(&self) -> Option<&SecretRef> {
-        match (&self.jet_stream, &self.nats) {
-            (Some(jet_stream), _) => jet_stream.auth_secret_ref.as_ref(),
-            (None, Some(nats)) => nats.auth_secret_ref.as_ref(),
-            (None, None) => None,
+        match self {
+            Self { jet_stream: Some(jet_stream), .. } => jet_stream.auth_secret_ref.as_ref(),
+            Self { nats: Some(nats), .. } => nats.auth_secret_ref.as_ref(),
+            Self { kafka: Some(kafka), .. } => kafka.auth_secret_ref.as_ref(),
+            Self { .. } => None,
         }
     }
 
     /// The TLS settings of whichever broker is set.
     pub fn tls(&self) -> Option<&Tls> {
-        match (&self.jet_stream, &self.nats) {
-            (Some(jet_stream), _) => jet_stream.tls.as_ref(),
-            (None, Some(nats)) => nats.tls.as_ref(),
-            (None, None) => None,
+        match self {
+            Self { jet_stream: Some(jet_stream), .. } => jet_stream.tls.as_ref(),
+            Self { nats: Some(nats), .. } => nats.tls.as_ref(),
+            Self { kafka: Some(kafka), .. } => kafka.tls.as_ref(),
+            Self { .. } => None,
         }
     }
 }

@@ -133,14 +133,16 @@ pub struct CircuitBreaker {
 pub struct DeadLetter {
     /// Subject, without wildcards, for example `dlq.order-emails`. With `jetStream` a stream must cover it: a dead
     /// letter is confirmed by the broker before its original is settled. It must not match `subjects`.
+    /// With `kafka` it is a topic, which must exist; its records have the key of the original.
     #[cfg_attr(
         feature = "schema",
         schemars(length(min = 1, max = 255), regex(pattern = r"^[^\s.*>]+(\.[^\s.*>]+)*$"))
     )]
     pub subject: String,
 
-    /// Largest dead letter in bytes, headers included; the server's `max_payload` must allow it. The body of a larger
-    /// one is left in its stream: the dead letter says where it is and carries its SHA-256.
+    /// Largest dead letter in bytes, headers included; the server's `max_payload` or the topic's
+    /// `max.message.bytes` must allow it. The body of a larger
+    /// one is left in its stream or topic: the dead letter says where it is and carries its SHA-256.
     #[serde(default = "defaults::dead_letter_max_payload_bytes")]
     #[cfg_attr(feature = "schema", schemars(range(min = 4096, max = 67_108_864)))]
     pub max_payload_bytes: u32,

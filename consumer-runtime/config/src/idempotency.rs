@@ -22,13 +22,13 @@ pub struct Idempotency {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<Pick>,
 
-    /// Seconds that a done event is remembered. Make it at least as long as the stream keeps its events.
+    /// Seconds that a done event is remembered. Make it at least as long as the stream or topic keeps its events.
     #[serde(default = "defaults::retention_seconds")]
     #[cfg_attr(feature = "schema", schemars(range(min = 60, max = 31_536_000)))]
     pub retention_seconds: u32,
 
-    /// Where claims are kept: exactly one of `embedded`, `jetStreamKV`, `memory`, `postgres` and `redis`. Default: `jetStreamKV` with a `jetStream` broker, `memory` with
-    /// `nats`.
+    /// Where claims are kept: exactly one of `embedded`, `jetStreamKV`, `memory`, `postgres` and `redis`. Default:
+    /// `jetStreamKV` with a `jetStream` broker, `memory` with `nats`. With `kafka` it must be named.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub store: Option<Store>,
 }

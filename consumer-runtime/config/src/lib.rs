@@ -20,7 +20,7 @@ mod runtime;
 pub mod status;
 mod validate;
 
-pub use broker::{Broker, InitialPosition, JetStream, Nats, SecretRef, Tls};
+pub use broker::{Broker, InitialPosition, JetStream, Kafka, KafkaPosition, Nats, SaslMechanism, SecretRef, Tls};
 pub use delivery::{Backoff, CircuitBreaker, DeadLetter, Delivery, OnExhausted, RateLimit};
 pub use handler::{Analytics, AnalyticsStore, Email, Handler, Inventory, Log, LogLevel};
 pub use http::{ContentMode, Http, ResponsePolicy, ServiceRef, Signing};

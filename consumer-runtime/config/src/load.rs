@@ -78,6 +78,27 @@ delivery: {attemptTimeoutSeconds: 60}
     }
 
     #[test]
+    fn kafka_takes_topics_and_asks_for_a_named_store() {
+        let kafka = MINIMAL.replace(
+            "{jetStream: {servers: ['nats://127.0.0.1:4222']}}",
+            "{kafka: {bootstrapServers: ['[::1]:9092']}}",
+        );
+        let named = format!("{kafka}idempotency: {{store: {{memory: {{}}}}}}\n");
+        assert_eq!(load(&named).unwrap().broker.servers(), ["[::1]:9092"]);
+
+        let wrong = kafka
+            .replace("[orders.placed]", "['orders.*']")
+            .replace("[::1]:9092", "kafka://x")
+            .replace("dlq.order-emails", "dlq/x");
+        let LoadError::Problems(problems) = load(&wrong).unwrap_err() else { panic!() };
+        let fields: Vec<_> = problems.iter().map(|problem| problem.field.as_str()).collect();
+        assert_eq!(
+            fields,
+            ["broker.kafka.bootstrapServers[0]", "subjects[0]", "idempotency.store", "delivery.deadLetter.subject"]
+        );
+    }
+
+    #[test]
     fn what_is_written_is_what_is_read() {
         let config = load(MINIMAL).unwrap();
 

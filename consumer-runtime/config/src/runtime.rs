@@ -17,12 +17,12 @@ pub struct RuntimeConfig {
     pub consumer: Consumer,
     /// Where the events come from.
     pub broker: Broker,
-    /// Subjects to consume.
+    /// Subjects to consume; topics with `kafka`.
     pub subjects: Vec<String>,
     /// Types of events that are handled. Empty: all. Others are acked and counted.
     #[serde(default)]
     pub event_types: Vec<String>,
-    /// NATS queue group and JetStream durable.
+    /// NATS queue group, JetStream durable and Kafka consumer group.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub queue_group: Option<String>,
     /// Concurrent handler calls.

@@ -56,10 +56,10 @@ pub enum DeliveryGuarantee {
 impl DeliveryGuarantee {
     /// What this broker and this way of recognising a repeated event together promise.
     pub fn of(broker: &Broker, idempotency: &Idempotency) -> Self {
-        match (&broker.jet_stream, idempotency.mode) {
-            (None, _) => Self::AtMostOnce,
-            (Some(_), IdempotencyMode::Transactional) => Self::EffectivelyOnce,
-            (Some(_), IdempotencyMode::None | IdempotencyMode::Claim) => Self::AtLeastOnce,
+        match (&broker.nats, idempotency.mode) {
+            (Some(_), _) => Self::AtMostOnce,
+            (None, IdempotencyMode::Transactional) => Self::EffectivelyOnce,
+            (None, IdempotencyMode::None | IdempotencyMode::Claim) => Self::AtLeastOnce,
         }
     }
 }

@@ -2,6 +2,8 @@
 
 mod handler;
 mod http;
+#[cfg(feature = "kafka")]
+mod kafka;
 mod nats;
 mod policy;
 mod postgres;
@@ -9,11 +11,11 @@ mod store;
 
 use std::{sync::Arc, time::Duration};
 
-use millrace_config::{AddressRanges, RuntimeConfig, status::DeliveryGuarantee};
+use millrace_config::{AddressRanges, OnExhausted as ConfiguredOnExhausted, RuntimeConfig, status::DeliveryGuarantee};
 use millrace_core::{
     backoff::Backoff,
     health::{Health, Part, Trouble},
-    ports::{Handler, IdempotencyStore, Reader, Settler},
+    ports::{DeadLetters, Handler, IdempotencyStore, Reader, Settler},
     time::Clock,
 };
 use millrace_engine::{Engine, OnExhausted, clock::TokioClock, metrics::Metrics};
@@ -35,6 +37,8 @@ pub(crate) struct Parts {
     pub(crate) analytics: Option<Arc<dyn AnalyticsSource>>,
     pub(crate) health: Arc<Health>,
     pub(crate) metrics: Metrics,
+    #[cfg(feature = "kafka")]
+    kafka_metrics: millrace_kafka::Metrics,
 }
 
 /// What a broker and a store come to once they are connected.
@@ -57,6 +61,14 @@ impl Parts {
         if let Some(analytics) = &analytics {
             register_analytics(Arc::clone(analytics), &mut registry);
         }
+        #[cfg(feature = "kafka")]
+        let kafka_metrics = millrace_kafka::Metrics::default();
+        if config.broker.kafka.is_some() {
+            #[cfg(feature = "kafka")]
+            kafka_metrics.register(&mut registry);
+            #[cfg(not(feature = "kafka"))]
+            return Err("broker.kafka: this runtime was built without the feature kafka".to_owned());
+        }
         let store = config.store().map(|_| Part::Store);
         let parts = [Part::Broker, Part::Handler].into_iter().chain(store);
         Ok(Self {
@@ -68,6 +80,8 @@ impl Parts {
             analytics,
             health: Arc::new(Health::starting(parts)),
             metrics,
+            #[cfg(feature = "kafka")]
+            kafka_metrics,
             config,
         })
     }
@@ -94,7 +108,7 @@ impl Parts {
     /// in the health.
     pub(crate) async fn connect(self, reporter: &Reporter) -> Engine {
         // Events are taken when the handler works too: none is to fail for a Secret that is not there yet.
-        let (connected, ()) = tokio::join!(self.connect_nats(reporter), self.check_handler());
+        let (connected, ()) = tokio::join!(self.connect_broker(reporter), self.check_handler());
         self.engine(connected)
     }
 
@@ -109,6 +123,28 @@ impl Parts {
             clock: self.clock,
             health: self.health,
             metrics: self.metrics,
+        }
+    }
+
+    async fn connect_broker(&self, reporter: &Reporter) -> Connected {
+        #[cfg(feature = "kafka")]
+        if let Some(kafka) = &self.config.broker.kafka {
+            return self.connect_kafka(kafka, reporter).await;
+        }
+        self.connect_nats(reporter).await
+    }
+
+    /// What becomes of an event that is given up. `dead_letters` makes the way to a subject, with the largest size.
+    fn on_exhausted(&self, dead_letters: impl FnOnce(String, usize) -> Arc<dyn DeadLetters>) -> OnExhausted {
+        let delivery = &self.config.delivery;
+        match (delivery.on_exhausted, &delivery.dead_letter) {
+            (ConfiguredOnExhausted::DeadLetter, Some(letter)) => {
+                let max_bytes = usize::try_from(letter.max_payload_bytes).unwrap_or(usize::MAX);
+                OnExhausted::DeadLetter(dead_letters(letter.subject.clone(), max_bytes))
+            }
+            // The rules of the configuration ask for one.
+            (ConfiguredOnExhausted::Pause | ConfiguredOnExhausted::DeadLetter, _) => OnExhausted::Pause,
+            (ConfiguredOnExhausted::Drop, _) => OnExhausted::Drop,
         }
     }
 

@@ -2,12 +2,10 @@
 
 use std::sync::Arc;
 
-use millrace_config::{
-    InitialPosition as ConfiguredPosition, JetStream, OnExhausted as ConfiguredOnExhausted, Ordering, SecretRef,
-};
+use millrace_config::{InitialPosition as ConfiguredPosition, JetStream, Ordering, SecretRef};
 use millrace_core::{
     health::Part,
-    ports::{DeadLetters, Reader, Settler},
+    ports::{Reader, Settler},
 };
 use millrace_engine::{Engine, OnExhausted};
 use millrace_nats::{
@@ -31,14 +29,16 @@ impl Parts {
     pub(super) async fn connect_nats(&self, reporter: &Reporter) -> Connected {
         let options = self.connection_options();
         let connection = self.until_it_works(Part::Broker, || connect(&options, &self.health)).await;
-        let store = self.open_store(&connection).await;
+        let store = self.open_store(Some(&connection)).await;
         let Source { reader, settler, on_exhausted } = self.open_source(&connection, reporter).await;
         Connected { reader, settler, on_exhausted, store }
     }
 
     /// The dead letters of this consumer, once its broker answers.
     pub(crate) async fn dead_letter_stream(&self) -> DeadLetterStream {
-        let (options, subject) = (self.connection_options(), self.dead_letter_options().subject);
+        let letter = self.config.delivery.dead_letter.as_ref();
+        let subject = letter.map(|letter| letter.subject.clone()).unwrap_or_default();
+        let options = self.connection_options();
         let connection = self.until_it_works(Part::Broker, || connect(&options, &self.health)).await;
         self.until_it_works(Part::Broker, || DeadLetterStream::open(&connection, &subject)).await
     }
@@ -47,9 +47,10 @@ impl Parts {
     pub(crate) async fn engine_on(self, reader: impl Reader + 'static, settler: impl Settler + 'static) -> Engine {
         let options = self.connection_options();
         let connection = self.until_it_works(Part::Broker, || connect(&options, &self.health)).await;
-        let (store, ()) = tokio::join!(self.open_store(&connection), self.check_handler());
-        let on_exhausted =
-            self.on_exhausted(|options| Arc::new(JetStreamDeadLetters::new(connection.clone(), options)));
+        let (store, ()) = tokio::join!(self.open_store(Some(&connection)), self.check_handler());
+        let on_exhausted = self.on_exhausted(|subject, max_bytes| {
+            Arc::new(JetStreamDeadLetters::new(connection.clone(), DeadLetterOptions { subject, max_bytes }))
+        });
         let reader = Box::new(reader);
         self.engine(Connected { reader, settler: Arc::new(settler), on_exhausted, store })
     }
@@ -83,8 +84,9 @@ impl Parts {
             return Source {
                 reader: Box::new(source.reader),
                 settler: Arc::new(source.settler),
-                on_exhausted: self
-                    .on_exhausted(|options| Arc::new(JetStreamDeadLetters::new(connection.clone(), options))),
+                on_exhausted: self.on_exhausted(|subject, max_bytes| {
+                    Arc::new(JetStreamDeadLetters::new(connection.clone(), DeadLetterOptions { subject, max_bytes }))
+                }),
             };
         }
         let options = CoreOptions { subjects: self.config.subjects.clone(), queue_group: self.config.queue_group() };
@@ -93,24 +95,9 @@ impl Parts {
         Source {
             reader: Box::new(reader),
             settler: Arc::new(settler),
-            on_exhausted: self.on_exhausted(|options| Arc::new(CoreDeadLetters::new(connection.clone(), options))),
-        }
-    }
-
-    fn dead_letter_options(&self) -> DeadLetterOptions {
-        let dead_letter = self.config.delivery.dead_letter.as_ref();
-        DeadLetterOptions {
-            subject: dead_letter.map(|dead_letter| dead_letter.subject.clone()).unwrap_or_default(),
-            max_bytes: dead_letter
-                .map_or(0, |dead_letter| usize::try_from(dead_letter.max_payload_bytes).unwrap_or(usize::MAX)),
-        }
-    }
-
-    fn on_exhausted(&self, dead_letters: impl FnOnce(DeadLetterOptions) -> Arc<dyn DeadLetters>) -> OnExhausted {
-        match self.config.delivery.on_exhausted {
-            ConfiguredOnExhausted::DeadLetter => OnExhausted::DeadLetter(dead_letters(self.dead_letter_options())),
-            ConfiguredOnExhausted::Pause => OnExhausted::Pause,
-            ConfiguredOnExhausted::Drop => OnExhausted::Drop,
+            on_exhausted: self.on_exhausted(|subject, max_bytes| {
+                Arc::new(CoreDeadLetters::new(connection.clone(), DeadLetterOptions { subject, max_bytes }))
+            }),
         }
     }
 

@@ -19,9 +19,9 @@ use tracing::warn;
 use crate::wire::{Parts, pauses, seconds};
 
 impl Parts {
-    pub(super) async fn open_store(&self, connection: &Connection) -> Option<Arc<dyn IdempotencyStore>> {
-        let store: Arc<dyn IdempotencyStore> = match self.config.store()? {
-            Store { jet_stream_kv: Some(bucket), .. } => {
+    pub(super) async fn open_store(&self, connection: Option<&Connection>) -> Option<Arc<dyn IdempotencyStore>> {
+        let store: Arc<dyn IdempotencyStore> = match (self.config.store()?, connection) {
+            (Store { jet_stream_kv: Some(bucket), .. }, Some(connection)) => {
                 let options = BucketOptions {
                     bucket: bucket.bucket,
                     replicas: bucket.replicas.into(),
@@ -31,16 +31,16 @@ impl Parts {
                 let opening = || JetStreamKvStore::open(connection.client(), &options, Arc::clone(&self.clock));
                 Arc::new(self.until_it_works(Part::Store, opening).await)
             }
-            Store { postgres: Some(_), .. } => self.open_postgres().await?,
-            Store { embedded: Some(_), .. } => Arc::new(self.open_embedded().await),
-            Store { redis: Some(redis), .. } => Arc::new(self.open_redis(&redis).await),
-            Store { memory, .. } => {
+            (Store { postgres: Some(_), .. }, _) => self.open_postgres().await?,
+            (Store { embedded: Some(_), .. }, _) => Arc::new(self.open_embedded().await),
+            (Store { redis: Some(redis), .. }, _) => Arc::new(self.open_redis(&redis).await),
+            (Store { memory, .. }, _) => {
                 let entries = memory.unwrap_or_default().max_entries;
                 let entries = usize::try_from(entries).unwrap_or(usize::MAX);
                 Arc::new(MemoryStore::new(Arc::clone(&self.clock), entries, self.retention()))
             }
         };
-        if !store.is_durable() && self.config.broker.jet_stream.is_some() {
+        if !store.is_durable() && self.config.broker.nats.is_none() {
             let message = "claims are kept in the memory of each pod: an event that is delivered to another pod, or after a restart, is handled again; use another idempotency.store";
             self.health.note(NoteReason::StoreNotDurable, Some(message.to_owned()));
         }

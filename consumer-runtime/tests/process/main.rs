@@ -5,6 +5,7 @@ mod broker;
 mod email;
 mod give_up;
 mod http;
+mod kafka;
 mod order;
 mod postgres;
 mod redrive;

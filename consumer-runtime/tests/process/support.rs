@@ -81,6 +81,12 @@ handler: {handler}
         command
     }
 
+    /// A runtime that was spawned, with the folder of its configuration.
+    pub(crate) fn of(process: Child, port: u16, folder: TempDir) -> Self {
+        let secrets = folder.path().to_owned();
+        Self { process, port, folder, secrets }
+    }
+
     /// The status code and body of an answer.
     fn get(&self, path: &str) -> Option<(u16, String)> {
         let mut stream = StdTcpStream::connect(("127.0.0.1", self.port)).ok()?;

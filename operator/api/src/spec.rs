@@ -44,8 +44,14 @@ use crate::status::EventConsumerStatus;
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
-    validation = Rule::new("has(self.broker.jetStream) != has(self.broker.nats)")
-        .message("broker must have exactly one of jetStream and nats"),
+    validation = Rule::new("(has(self.broker.jetStream) ? 1 : 0) + (has(self.broker.nats) ? 1 : 0) + (has(self.broker.kafka) ? 1 : 0) == 1")
+        .message("broker must have exactly one of jetStream, nats and kafka"),
+    validation = Rule::new("!has(self.broker.kafka) || self.subjects.all(s, s.matches('^[A-Za-z0-9._-]+$'))")
+        .message("subjects are topics with broker.kafka: use names without wildcards"),
+    validation = Rule::new("!has(self.broker.kafka) || !has(self.delivery.deadLetter) || self.delivery.deadLetter.subject.matches('^[A-Za-z0-9._-]{1,249}$')")
+        .message("delivery.deadLetter.subject is a topic with broker.kafka: use letters, digits, '.', '_' and '-'"),
+    validation = Rule::new("!has(self.broker.kafka) || self.idempotency.mode == 'None' || has(self.idempotency.store)")
+        .message("idempotency.store must be named with broker.kafka, for example {memory: {}} for trying out; or use mode None"),
     validation = Rule::new("(has(self.handler.log) ? 1 : 0) + (has(self.handler.email) ? 1 : 0) + (has(self.handler.analytics) ? 1 : 0) + (has(self.handler.inventory) ? 1 : 0) + (has(self.handler.http) ? 1 : 0) == 1")
         .message("handler must have exactly one of log, email, analytics, inventory and http"),
     validation = Rule::new("!has(self.handler.http) || has(self.handler.http.url) != has(self.handler.http.serviceRef)")
@@ -61,7 +67,7 @@ use crate::status::EventConsumerStatus;
     validation = Rule::new("!has(self.idempotency.store) || self.idempotency.mode != 'None'")
         .message("idempotency.store has no use with mode None: remove it or use mode Claim"),
     validation = Rule::new("!has(self.idempotency.store) || !has(self.idempotency.store.jetStreamKV) || has(self.broker.jetStream)")
-        .message("idempotency.store.jetStreamKV needs broker.jetStream: use memory with broker.nats"),
+        .message("idempotency.store.jetStreamKV needs broker.jetStream: use another store"),
     validation = Rule::new("self.ordering != 'Key' || has(self.orderingKey)")
         .message("orderingKey must say what keeps events in order, for example {field: order_id}"),
     validation = Rule::new("self.ordering == 'Key' || !has(self.orderingKey)")
@@ -76,8 +82,8 @@ use crate::status::EventConsumerStatus;
         .message("idempotency.key must have exactly one of header, field and subjectToken"),
     validation = Rule::new("!has(self.idempotency.key) || self.idempotency.mode != 'None'")
         .message("idempotency.key has no use with mode None: remove it or use mode Claim"),
-    validation = Rule::new("!has(self.idempotency.store) || !has(self.idempotency.store.embedded) || has(self.broker.jetStream)")
-        .message("idempotency.store.embedded needs broker.jetStream: use memory with broker.nats"),
+    validation = Rule::new("!has(self.idempotency.store) || !has(self.idempotency.store.embedded) || !has(self.broker.nats)")
+        .message("idempotency.store.embedded needs broker.jetStream or broker.kafka: use memory with broker.nats"),
     validation = Rule::new("!has(self.idempotency.store) || !has(self.idempotency.store.embedded) || self.replicas <= 1")
         .message("replicas must be 0 or 1 with idempotency.store.embedded: its volume serves one pod"),
     validation = Rule::new("!has(self.idempotency.store) || !has(self.idempotency.store.embedded) || !has(oldSelf.idempotency.store) || !has(oldSelf.idempotency.store.embedded) || (has(self.idempotency.store.embedded.volumeClaim.storageClassName) ? self.idempotency.store.embedded.volumeClaim.storageClassName : '') == (has(oldSelf.idempotency.store.embedded.volumeClaim.storageClassName) ? oldSelf.idempotency.store.embedded.volumeClaim.storageClassName : '')")
@@ -86,18 +92,18 @@ use crate::status::EventConsumerStatus;
         .message("delivery.deadLetter must say where dead letters go, for example {subject: dlq.orders}"),
     validation = Rule::new("self.delivery.onExhausted == 'DeadLetter' || !has(self.delivery.deadLetter)")
         .message("delivery.deadLetter has no use with onExhausted Pause or Drop: remove it"),
-    validation = Rule::new("self.delivery.onExhausted != 'Pause' || (has(self.broker.jetStream) && self.idempotency.mode != 'None' && !(has(self.idempotency.store) && has(self.idempotency.store.memory)))")
-        .message("delivery.onExhausted Pause needs broker.jetStream and claims that outlive a pod, which keep the event and its attempts"),
-    validation = Rule::new("!has(self.delivery.maxAgeSeconds) || has(self.broker.jetStream)")
-        .message("delivery.maxAgeSeconds needs broker.jetStream: NATS core does not say when an event was published"),
+    validation = Rule::new("self.delivery.onExhausted != 'Pause' || has(self.broker.kafka) || (has(self.broker.jetStream) && self.idempotency.mode != 'None' && !(has(self.idempotency.store) && has(self.idempotency.store.memory)))")
+        .message("delivery.onExhausted Pause needs broker.kafka, or broker.jetStream with claims that outlive a pod, which keep the event and its attempts"),
+    validation = Rule::new("!has(self.delivery.maxAgeSeconds) || !has(self.broker.nats)")
+        .message("delivery.maxAgeSeconds needs broker.jetStream or broker.kafka: NATS core does not say when an event was published"),
     validation = Rule::new("!has(self.delivery.deadLetter) || !self.subjects.exists(s, self.delivery.deadLetter.subject.matches('^' + s.replace('.', '[.]').replace('*', '[^.]+').replace('>', '.+') + '$'))")
         .message("delivery.deadLetter.subject must not match subjects: dead letters would be consumed again"),
     validation = Rule::new("self.delivery.attemptTimeoutSeconds <= self.drainTimeoutSeconds")
         .message("delivery.attemptTimeoutSeconds must be at most drainTimeoutSeconds: an attempt must be able to end within a drain"),
-    validation = Rule::new("has(self.broker.jetStream) == has(oldSelf.broker.jetStream)")
+    validation = Rule::new("has(self.broker.jetStream) == has(oldSelf.broker.jetStream) && has(self.broker.kafka) == has(oldSelf.broker.kafka)")
         .message("broker cannot change its kind: delete the EventConsumer and create it again"),
     validation = Rule::new("(has(self.queueGroup) ? self.queueGroup : '') == (has(oldSelf.queueGroup) ? oldSelf.queueGroup : '')")
-        .message("queueGroup cannot be changed: it names the durable that knows what is done"),
+        .message("queueGroup cannot be changed: it names the durable or group that knows what is done"),
     validation = Rule::new("!has(self.broker.jetStream) || !has(oldSelf.broker.jetStream) || (has(self.broker.jetStream.stream) ? self.broker.jetStream.stream : '') == (has(oldSelf.broker.jetStream.stream) ? oldSelf.broker.jetStream.stream : '')")
         .message("broker.jetStream.stream cannot be changed: delete the EventConsumer and create it again"),
 )]
@@ -105,7 +111,8 @@ pub struct EventConsumerSpec {
     /// Where the events come from.
     pub broker: Broker,
 
-    /// Subjects to consume, for example `orders.placed`. `*` stands for one token, `>` for all that follow.
+    /// Subjects to consume, for example `orders.placed`. `*` stands for one token, `>` for all that follow. With `kafka`
+    /// these are the names of topics, which must exist, without wildcards.
     #[schemars(
         length(min = 1, max = 16),
         inner(
@@ -121,7 +128,7 @@ pub struct EventConsumerSpec {
     #[schemars(length(max = 64), inner(length(min = 1, max = 256)))]
     pub event_types: Vec<String>,
 
-    /// NATS queue group and JetStream durable, which all replicas share. Default: `<namespace>-<name>`. It cannot be
+    /// NATS queue group, JetStream durable and Kafka consumer group, which all replicas share. Default: `<namespace>-<name>`. It cannot be
     /// changed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 128), regex(pattern = r"^[A-Za-z0-9_-]+$"))]

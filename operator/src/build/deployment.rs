@@ -62,11 +62,13 @@ fn strategy(valid: &Valid) -> DeploymentStrategy {
     if valid.config.needs_one_pod() {
         return DeploymentStrategy { type_: Some("Recreate".to_owned()), rolling_update: None };
     }
+    // With Kafka each pod that comes or goes moves partitions: there one goes first, so that they move once.
+    let (surge, unavailable) = if valid.config.broker.kafka.is_some() { (0, 1) } else { (1, 0) };
     DeploymentStrategy {
         type_: Some("RollingUpdate".to_owned()),
         rolling_update: Some(RollingUpdateDeployment {
-            max_surge: Some(IntOrString::Int(1)),
-            max_unavailable: Some(IntOrString::Int(0)),
+            max_surge: Some(IntOrString::Int(surge)),
+            max_unavailable: Some(IntOrString::Int(unavailable)),
         }),
     }
 }

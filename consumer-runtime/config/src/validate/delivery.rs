@@ -4,7 +4,7 @@ use crate::{
     CircuitBreaker, OnExhausted, Problem, RateLimit, RuntimeConfig, Store,
     validate::{
         check_range,
-        subject::{is_subject_filter, subject_matches},
+        subject::{is_subject_filter, is_topic, subject_matches},
     },
 };
 
@@ -31,10 +31,10 @@ pub(super) fn check(config: &RuntimeConfig, problems: &mut Vec<Problem>) {
     }
     if let Some(max_age) = delivery.max_age_seconds {
         check_range("delivery.maxAgeSeconds", max_age, 1, 31_536_000, problems);
-        if config.broker.jet_stream.is_none() {
+        if config.broker.nats.is_some() {
             problems.push(Problem::new(
                 "delivery.maxAgeSeconds",
-                "needs broker.jetStream: NATS core does not say when an event was published",
+                "needs broker.jetStream or broker.kafka: NATS core does not say when an event was published",
             ));
         }
     }
@@ -52,18 +52,28 @@ fn check_on_exhausted(config: &RuntimeConfig, problems: &mut Vec<Problem>) {
             problems.push(Problem::new("delivery.deadLetter", "has no use with onExhausted Pause or Drop; remove it"));
         }
     }
-    let keeps_attempts = matches!(config.store(), Some(Store { memory: None, .. }));
-    if delivery.on_exhausted == OnExhausted::Pause && !(keeps_attempts && config.broker.jet_stream.is_some()) {
+    // A Kafka event that is not settled stays where it is for the next reader. JetStream would deliver it again, and only
+    // the claim knows how often it was tried.
+    let keeps_attempts =
+        matches!(config.store(), Some(Store { memory: None, .. })) && config.broker.jet_stream.is_some();
+    if delivery.on_exhausted == OnExhausted::Pause && !keeps_attempts && config.broker.kafka.is_none() {
         problems.push(Problem::new(
             "delivery.onExhausted",
-            "Pause needs broker.jetStream and claims that outlive a pod, which keep the event and its attempts",
+            "Pause needs broker.kafka, or broker.jetStream with claims that outlive a pod, which keep the event and its attempts",
         ));
     }
 }
 
 fn check_dead_letter(config: &RuntimeConfig, problems: &mut Vec<Problem>) {
     let Some(dead_letter) = &config.delivery.dead_letter else { return };
-    if !is_subject_filter(&dead_letter.subject) || dead_letter.subject.contains(['*', '>']) {
+    if config.broker.kafka.is_some() {
+        if !is_topic(&dead_letter.subject) {
+            problems.push(Problem::new(
+                "delivery.deadLetter.subject",
+                "is a topic with broker.kafka: use letters, digits, '.', '_' and '-'",
+            ));
+        }
+    } else if !is_subject_filter(&dead_letter.subject) || dead_letter.subject.contains(['*', '>']) {
         problems.push(Problem::new(
             "delivery.deadLetter.subject",
             "use a subject without wildcards, for example dlq.orders",

@@ -13,7 +13,15 @@ pub(super) fn check(config: &RuntimeConfig, problems: &mut Vec<Problem>) {
         }
     }
     check_transactional(config, problems);
-    let Some(store) = &config.idempotency.store else { return };
+    let Some(store) = &config.idempotency.store else {
+        if config.broker.kafka.is_some() && config.idempotency.mode != IdempotencyMode::None {
+            problems.push(Problem::new(
+                "idempotency.store",
+                "must be named with broker.kafka, for example {memory: {}} for trying out; or use mode None",
+            ));
+        }
+        return;
+    };
     if config.idempotency.mode == IdempotencyMode::None {
         problems.push(Problem::new("idempotency.store", "has no use with mode None; remove it or use mode Claim"));
     }
@@ -23,16 +31,14 @@ pub(super) fn check(config: &RuntimeConfig, problems: &mut Vec<Problem>) {
             "set exactly one of embedded, jetStreamKV, memory, postgres and redis",
         ));
     }
-    let is_kept = config.broker.jet_stream.is_some();
-    if store.jet_stream_kv.is_some() && !is_kept {
-        problems
-            .push(Problem::new("idempotency.store.jetStreamKV", "needs broker.jetStream; use memory with broker.nats"));
+    if store.jet_stream_kv.is_some() && config.broker.jet_stream.is_none() {
+        problems.push(Problem::new("idempotency.store.jetStreamKV", "needs broker.jetStream; use another store"));
     }
     if let Some(embedded) = &store.embedded {
-        if !is_kept {
+        if config.broker.nats.is_some() {
             problems.push(Problem::new(
                 "idempotency.store.embedded",
-                "needs broker.jetStream; use memory with broker.nats",
+                "needs broker.jetStream or broker.kafka; use memory with broker.nats",
             ));
         }
         check_size(&embedded.volume_claim, problems);

@@ -7,7 +7,10 @@ mod idempotency;
 mod ordering;
 mod subject;
 
-use crate::{Problem, RuntimeConfig, validate::subject::is_subject_filter};
+use crate::{
+    Problem, RuntimeConfig,
+    validate::subject::{is_subject_filter, is_topic},
+};
 
 impl RuntimeConfig {
     /// Every rule that this configuration breaks.
@@ -29,7 +32,14 @@ impl RuntimeConfig {
             problems.push(Problem::new("subjects", "name at least one subject"));
         }
         for (index, subject) in self.subjects.iter().enumerate() {
-            if !is_subject_filter(subject) {
+            if self.broker.kafka.is_some() {
+                if !is_topic(subject) {
+                    problems.push(Problem::new(
+                        format!("subjects[{index}]"),
+                        format!("{subject:?} is not a topic: use letters, digits, '.', '_' and '-', and no wildcards"),
+                    ));
+                }
+            } else if !is_subject_filter(subject) {
                 problems.push(Problem::new(
                     format!("subjects[{index}]"),
                     format!(

@@ -1,4 +1,11 @@
-//! NATS subjects.
+//! NATS subjects and Kafka topics.
+
+/// Whether `topic` is the name of a Kafka topic.
+pub(super) fn is_topic(topic: &str) -> bool {
+    (1..=249).contains(&topic.len())
+        && !matches!(topic, "." | "..")
+        && topic.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'))
+}
 
 /// Whether `subject` is a NATS subject, wildcards allowed.
 pub(super) fn is_subject_filter(subject: &str) -> bool {
@@ -51,6 +58,16 @@ mod tests {
         ] {
             assert_eq!(subject_matches(filter, subject), expected, "{filter} {subject}");
         }
+    }
+
+    #[test]
+    fn topics_are_names_that_kafka_takes() {
+        for (topic, expected) in
+            [("orders.placed", true), ("a_b-C.1", true), ("", false), ("..", false), ("orders.*", false)]
+        {
+            assert_eq!(is_topic(topic), expected, "{topic:?}");
+        }
+        assert!(!is_topic(&"x".repeat(250)));
     }
 
     #[test]
