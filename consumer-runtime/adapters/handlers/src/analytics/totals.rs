@@ -208,7 +208,8 @@ mod tests {
         assert_eq!((totals.customers_orders, totals.customers_orders_max), (3, 3));
         assert_eq!((totals.processed, totals.processing.as_millis(), totals.processing_max.as_millis()), (3, 60, 20));
         let summary = totals.summary();
-        assert_eq!((summary.average_order_value.as_str(), summary.orders_per_customer().as_str()), ("25.00", "3.00"));
+        let average: Money = summary.average_order_value.parse().unwrap();
+        assert_eq!((average, summary.orders_per_customer().as_str()), (Money::from_cents(2500), "3.00"));
     }
 
     #[test]
