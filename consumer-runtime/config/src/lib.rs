@@ -29,7 +29,7 @@ pub use idempotency::{
 };
 pub use limits::Limits;
 pub use load::{LoadError, load};
-pub use pick::{Ordering, Pick};
+pub use pick::{MessageKey, Ordering, Pick};
 pub use problem::Problem;
 pub use ranges::{AddressRanges, InvalidRange};
 pub use runtime::{Consumer, RuntimeConfig};

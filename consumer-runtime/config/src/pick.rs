@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Where in an event a value is found: exactly one of `header`, `field` and `subjectToken`.
+/// Where in an event a value is found: exactly one of `header`, `field`, `subjectToken` and `messageKey`.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
@@ -16,7 +16,7 @@ pub struct Pick {
     pub header: Option<String>,
 
     /// In the field of this name at the top of the event's data, for example `order_id`: a text, a number or a boolean.
-    /// To find it the data is read once more, which the other two do not need.
+    /// To find it the data is read once more, which the others do not need.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "schema", schemars(length(min = 1, max = 128)))]
     pub field: Option<String>,
@@ -25,15 +25,23 @@ pub struct Pick {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "schema", schemars(range(min = 1, max = 64)))]
     pub subject_token: Option<u32>,
+
+    /// In the key of the record: `{}`. With `broker.kafka`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message_key: Option<MessageKey>,
 }
+
+/// The key of the record. It has no settings.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct MessageKey {}
 
 impl Pick {
     /// How many of its members are set. It must be one.
     pub(crate) fn members(&self) -> usize {
-        [self.header.is_some(), self.field.is_some(), self.subject_token.is_some()]
-            .into_iter()
-            .filter(|set| *set)
-            .count()
+        let members =
+            [self.header.is_some(), self.field.is_some(), self.subject_token.is_some(), self.message_key.is_some()];
+        members.into_iter().filter(|set| *set).count()
     }
 }
 
@@ -48,4 +56,6 @@ pub enum Ordering {
     /// its successors waiting until it succeeds or is given up; other keys go on. Events without a key are in order among
     /// themselves.
     Key,
+    /// Those of the same partition are handled one after the other. With `broker.kafka`.
+    Partition,
 }

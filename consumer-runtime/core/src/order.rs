@@ -18,6 +18,8 @@ pub enum Ordering {
     Unordered,
     /// Those with the same value here. Those without one share their lane's order.
     Key(Pick),
+    /// Those of the same lane.
+    Lane,
 }
 
 /// Deliveries with the same order key are handled one after the other.
@@ -34,6 +36,7 @@ impl Ordering {
     pub fn key(&self, delivery: &Delivery) -> Option<OrderKey> {
         match self {
             Self::Unordered => None,
+            Self::Lane => Some(OrderKey::Lane(delivery.lane)),
             Self::Key(pick) => {
                 let Some(value) = pick.from_delivery(delivery) else { return Some(OrderKey::Lane(delivery.lane)) };
                 let mut hasher = DefaultHasher::new();

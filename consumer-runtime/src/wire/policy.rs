@@ -18,6 +18,7 @@ pub(super) fn policy(config: &RuntimeConfig) -> Policy {
         routing: Routing::new(config.event_types.iter().cloned()),
         ordering: match config.ordering {
             ConfiguredOrdering::Unordered => Ordering::Unordered,
+            ConfiguredOrdering::Partition => Ordering::Lane,
             ConfiguredOrdering::Key => {
                 config.ordering_key.as_ref().and_then(pick).map_or(Ordering::Unordered, Ordering::Key)
             }
@@ -56,5 +57,6 @@ fn pick(configured: &ConfiguredPick) -> Option<Pick> {
     let header = configured.header.clone().map(Pick::Header);
     let field = configured.field.clone().map(Pick::Field);
     let token = configured.subject_token.and_then(|number| usize::try_from(number).ok()).map(Pick::SubjectToken);
-    header.or(field).or(token)
+    let key = configured.message_key.map(|_| Pick::MessageKey);
+    header.or(field).or(token).or(key)
 }

@@ -72,14 +72,18 @@ use crate::status::EventConsumerStatus;
         .message("orderingKey must say what keeps events in order, for example {field: order_id}"),
     validation = Rule::new("self.ordering == 'Key' || !has(self.orderingKey)")
         .message("orderingKey has no use without ordering Key: remove it or set ordering: Key"),
-    validation = Rule::new("!has(self.orderingKey) || (has(self.orderingKey.header) ? 1 : 0) + (has(self.orderingKey.field) ? 1 : 0) + (has(self.orderingKey.subjectToken) ? 1 : 0) == 1")
-        .message("orderingKey must have exactly one of header, field and subjectToken"),
-    validation = Rule::new("self.ordering != 'Key' || !has(self.broker.jetStream) || (self.idempotency.mode == 'Claim' && !(has(self.idempotency.store) && has(self.idempotency.store.memory)))")
+    validation = Rule::new("!has(self.orderingKey) || (has(self.orderingKey.header) ? 1 : 0) + (has(self.orderingKey.field) ? 1 : 0) + (has(self.orderingKey.subjectToken) ? 1 : 0) + (has(self.orderingKey.messageKey) ? 1 : 0) == 1")
+        .message("orderingKey must have exactly one of header, field, subjectToken and messageKey"),
+    validation = Rule::new("self.ordering != 'Partition' || has(self.broker.kafka)")
+        .message("ordering Partition needs broker.kafka: use Key"),
+    validation = Rule::new("has(self.broker.kafka) || !((has(self.orderingKey) && has(self.orderingKey.messageKey)) || (has(self.idempotency.key) && has(self.idempotency.key.messageKey)))")
+        .message("messageKey needs broker.kafka: NATS messages have no key"),
+    validation = Rule::new("self.ordering != 'Key' || !has(self.broker.jetStream) || (self.idempotency.mode != 'None' && !(has(self.idempotency.store) && has(self.idempotency.store.memory)))")
         .message("ordering Key with broker.jetStream needs claims in a store that outlives a pod: they keep two replicas from overtaking each other"),
     validation = Rule::new("self.ordering != 'Key' || !has(self.broker.nats) || self.replicas <= 1")
         .message("ordering Key with broker.nats needs replicas: 1: NATS core spreads the events of a key over all replicas"),
-    validation = Rule::new("!has(self.idempotency.key) || (has(self.idempotency.key.header) ? 1 : 0) + (has(self.idempotency.key.field) ? 1 : 0) + (has(self.idempotency.key.subjectToken) ? 1 : 0) == 1")
-        .message("idempotency.key must have exactly one of header, field and subjectToken"),
+    validation = Rule::new("!has(self.idempotency.key) || (has(self.idempotency.key.header) ? 1 : 0) + (has(self.idempotency.key.field) ? 1 : 0) + (has(self.idempotency.key.subjectToken) ? 1 : 0) + (has(self.idempotency.key.messageKey) ? 1 : 0) == 1")
+        .message("idempotency.key must have exactly one of header, field, subjectToken and messageKey"),
     validation = Rule::new("!has(self.idempotency.key) || self.idempotency.mode != 'None'")
         .message("idempotency.key has no use with mode None: remove it or use mode Claim"),
     validation = Rule::new("!has(self.idempotency.store) || !has(self.idempotency.store.embedded) || !has(self.broker.nats)")
@@ -140,7 +144,8 @@ pub struct EventConsumerSpec {
     pub workers: u32,
 
     /// Which events wait for each other. `Key` on `broker.jetStream` lets one replica be at work and keeps the others
-    /// standing by, so that the order holds; it needs NATS 2.14 or newer. On `broker.nats` it needs `replicas: 1`.
+    /// standing by, so that the order holds; it needs NATS 2.14 or newer. On `broker.nats` it needs `replicas: 1`. On
+    /// `broker.kafka` it holds for the events of a partition, of which other keys go on.
     #[serde(default)]
     pub ordering: Ordering,
 

@@ -7,7 +7,7 @@ const VOLUME_MEBIBYTES_MIN: u64 = 64;
 
 pub(super) fn check(config: &RuntimeConfig, problems: &mut Vec<Problem>) {
     if let Some(pick) = &config.idempotency.key {
-        check_pick("idempotency.key", pick, problems);
+        check_pick(config, "idempotency.key", pick, problems);
         if config.idempotency.mode == IdempotencyMode::None {
             problems.push(Problem::new("idempotency.key", "has no use with mode None; remove it or use mode Claim"));
         }

@@ -83,6 +83,20 @@ async fn what_waits_for_its_order_at_a_stop_is_handed_back_and_keeps_its_order()
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_lane_is_handled_one_by_one_whatever_its_keys() {
+    let bench = Bench::new(Redelivery::ToTheNextReader);
+    bench.handler.script("a-0", [Step::End(Outcome::retryable("busy"))]);
+    for (customer, id) in [("a", "a-0"), ("b", "b-0"), ("a", "a-1")] {
+        publish(&bench, customer, id);
+    }
+
+    let lane = Policy { ordering: Ordering::Lane, ..policy() };
+    bench.run_until(lane, |bench| bench.broker.is_settled()).await;
+
+    assert_eq!(bench.handler.effects(), ["a-0", "b-0", "a-1"]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn successors_wait_when_it_is_not_known_what_became_of_the_head() {
     let bench = Bench::jetstream();
     let brief = Policy { record_time: Duration::from_secs(1), ..ordered() };
