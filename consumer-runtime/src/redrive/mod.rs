@@ -153,8 +153,9 @@ fn print_summary(args: &RedriveArgs, counts: Counts, fates: Fates) {
         (false, Target::Source) => "source",
     };
     let Counts { matched, parked, unreadable, taken } = counts;
+    let replayed = if args.dry_run { 0 } else { taken };
     let Fates { succeeded, failed } = fates;
     println!(
-        "redrive: target={target} matched={matched} replayed={taken} succeeded={succeeded} failed={failed} parked={parked} unreadable={unreadable}"
+        "redrive: target={target} matched={matched} replayed={replayed} succeeded={succeeded} failed={failed} parked={parked} unreadable={unreadable}"
     );
 }

@@ -62,7 +62,7 @@ async fn dead_letters_are_shown_handled_once_and_parked_when_they_fail_too_often
     emails.publish_refused(5).await;
 
     let shown = emails.runtime.redrive(&["--dry-run", "--reason", "HandlerRejected"]).output().unwrap();
-    assert!(summary(&shown, true).starts_with("redrive: target=none matched=5 replayed=5"), "{shown:?}");
+    assert!(summary(&shown, true).starts_with("redrive: target=none matched=5 replayed=0"), "{shown:?}");
     assert!(String::from_utf8_lossy(&shown.stdout).contains("id=3\tjetstream://ORDERS/orders.placed#4"), "{shown:?}");
     assert_eq!((emails.dead_letters().await, emails.mails().await), (5, 0), "nothing was done");
 
