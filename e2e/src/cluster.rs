@@ -40,7 +40,7 @@ impl Cluster {
     pub fn with_operator() -> Self {
         let cluster = Self::up();
         let images = cache().join("images");
-        let archives = ["operator", "consumer-runtime", "producer", "nats-server", "mailpit"]
+        let archives = ["operator", "consumer-runtime", "consumer-runtime-kafka", "producer", "nats-server", "mailpit"]
             .map(|name| images.join(format!("{name}.tar")));
         for archive in &archives {
             assert!(archive.exists(), "{} does not exist: run `make images`", archive.display());

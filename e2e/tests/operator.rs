@@ -199,6 +199,8 @@ fn what_keeps_a_consumer_from_working_is_a_condition_with_its_reason() {
     let with_secret = "{jetStream: {servers: ['nats://nats:4222'], stream: ORDERS, authSecretRef: {name: creds}}}";
     apply("no-secret", with_secret, "");
     apply("no-login", "{jetStream: {servers: ['nats://secured:4222'], authSecretRef: {name: wrong}}}", "");
+    let memory = "  idempotency: {store: {memory: {}}}";
+    apply("no-kafka", "{kafka: {bootstrapServers: ['nowhere:9092']}}", memory);
     apply("no-smtp", JETSTREAM, "  handler: {email: {smtpSecretRef: {name: none}, from: 'a@b.c'}}");
 
     for (name, part, reason, words) in [
@@ -207,6 +209,7 @@ fn what_keeps_a_consumer_from_working_is_a_condition_with_its_reason() {
         ("no-dlq", "BrokerReady", "DeadLetterStreamNotFound", "nowhere"),
         ("no-secret", "BrokerReady", "SecretMissing", "creds"),
         ("no-login", "BrokerReady", "Unauthorized", "wrong"),
+        ("no-kafka", "BrokerReady", "Unreachable", "nowhere:9092"),
         ("no-smtp", "HandlerReady", "SecretMissing", "none"),
     ] {
         let message = shop.wait_reason(name, part, reason, TOLD_WITHIN);

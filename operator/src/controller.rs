@@ -65,7 +65,7 @@ pub async fn run(settings: Settings, namespace: Option<String>, listen: SocketAd
     let metrics = Metrics::default();
     let mut terminate = signal(SignalKind::terminate())?;
     let context = Arc::new(Context::new(client.clone(), settings, metrics.clone()));
-    info!(version = env!("CARGO_PKG_VERSION"), image = context.settings.runtime_image, "starting");
+    info!(version = env!("CARGO_PKG_VERSION"), images = ?context.settings.images, "starting");
     let api: Api<DeserializeGuard<EventConsumer>> = scoped(&client, namespace.as_deref());
     let config = watcher::Config::default().timeout(WATCH_TIMEOUT_SECONDS);
     let alive = watch_for_life(scoped(&client, namespace.as_deref()), metrics.clone());

@@ -6,7 +6,10 @@ use clap::{Parser, Subcommand};
 use kube::CustomResourceExt as _;
 use millrace_config::AddressRanges;
 use millrace_operator_api::EventConsumer;
-use operator::{build::Settings, controller, rbac, render, telemetry};
+use operator::{
+    build::{RuntimeImages, Settings},
+    controller, rbac, render, telemetry,
+};
 
 /// Reconciles EventConsumers.
 #[derive(Debug, Parser)]
@@ -20,9 +23,8 @@ struct Args {
 enum Command {
     /// Runs the operator against the cluster of the current kubeconfig, or the one that it runs in.
     Run {
-        /// Image of the consumer-runtime.
-        #[arg(long, env = "RUNTIME_IMAGE")]
-        runtime_image: String,
+        #[command(flatten)]
+        images: RuntimeImages,
         /// Ranges of addresses that `http` handlers may call though they are not public, for example `10.20.0.0/16`;
         /// several are separated by commas.
         #[arg(long, env = "HTTP_ALLOW", default_value = "")]
@@ -42,9 +44,8 @@ enum Command {
     Render {
         /// The file, with one or more YAML documents.
         file: PathBuf,
-        /// Image of the consumer-runtime.
-        #[arg(long, env = "RUNTIME_IMAGE", default_value = "millrace/consumer-runtime:dev")]
-        runtime_image: String,
+        #[command(flatten)]
+        images: RuntimeImages,
         /// Ranges of addresses that `http` handlers may call though they are not public.
         #[arg(long, env = "HTTP_ALLOW", default_value = "")]
         http_allow: AddressRanges,
@@ -54,15 +55,15 @@ enum Command {
 #[tokio::main]
 async fn main() -> ExitCode {
     let result = match Args::parse().command {
-        Command::Run { runtime_image, http_allow, watch_namespace, listen } => {
+        Command::Run { images, http_allow, watch_namespace, listen } => {
             telemetry::init();
-            let settings = Settings { runtime_image, http_allow };
+            let settings = Settings { images, http_allow };
             controller::run(settings, watch_namespace.filter(|name| !name.is_empty()), listen).await
         }
         Command::Crd => print_yaml(&EventConsumer::crd()),
         Command::Rbac => print_yaml(&rbac::rules()),
-        Command::Render { file, runtime_image, http_allow } => {
-            render::render(&file, &Settings { runtime_image, http_allow }).map(|yaml| print!("{yaml}"))
+        Command::Render { file, images, http_allow } => {
+            render::render(&file, &Settings { images, http_allow }).map(|yaml| print!("{yaml}"))
         }
     };
     match result {

@@ -11,7 +11,7 @@ use millrace_config::{
 };
 use millrace_operator_api::EventConsumer;
 use operator::{
-    build::{Desired, Settings, build},
+    build::{Desired, RuntimeImages, Settings, build},
     error::Error,
     status::{Seen, status},
     validate::validate,
@@ -21,7 +21,10 @@ use serde_json::{Value, json};
 
 fn settings() -> Settings {
     Settings {
-        runtime_image: "millrace/consumer-runtime:test".to_owned(),
+        images: RuntimeImages {
+            nats: "millrace/consumer-runtime:test".to_owned(),
+            kafka: "millrace/consumer-runtime-kafka:test".to_owned(),
+        },
         http_allow: "10.20.0.0/16,fd00:1::/64".parse().unwrap(),
     }
 }
@@ -89,9 +92,11 @@ fn an_http_handler_gets_its_secrets_and_the_addresses_that_the_operator_allows()
 }
 
 #[test]
-fn partitions_move_once_in_a_rolling_update_and_the_status_names_kafka_and_its_guarantee() {
+fn kafka_has_its_image_partitions_move_once_in_a_rolling_update_and_the_status_names_the_guarantee() {
     let object = example("kafka");
 
+    assert_eq!(pod_spec(&object)["containers"][0]["image"], "millrace/consumer-runtime-kafka:test");
+    assert_eq!(pod_spec(&example("log"))["containers"][0]["image"], "millrace/consumer-runtime:test");
     let strategy = serde_json::to_value(desired(&object).deployment).unwrap()["spec"]["strategy"].clone();
     assert_eq!(strategy["rollingUpdate"], json!({"maxSurge": 0, "maxUnavailable": 1}));
     let secrets = pod_spec(&object)["volumes"].as_array().unwrap().clone();

@@ -67,7 +67,9 @@ impl Parts {
             #[cfg(feature = "kafka")]
             kafka_metrics.register(&mut registry);
             #[cfg(not(feature = "kafka"))]
-            return Err("broker.kafka: this runtime was built without the feature kafka".to_owned());
+            return Err(
+                "broker.kafka: this runtime was built without Kafka; use the image consumer-runtime-kafka".to_owned()
+            );
         }
         let store = config.store().map(|_| Part::Store);
         let parts = [Part::Broker, Part::Handler].into_iter().chain(store);

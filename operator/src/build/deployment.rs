@@ -121,7 +121,7 @@ fn container(valid: &Valid, settings: &Settings) -> Container {
     };
     Container {
         name: "consumer-runtime".to_owned(),
-        image: Some(settings.runtime_image.clone()),
+        image: Some(settings.images.of(&valid.config.broker).to_owned()),
         image_pull_policy: Some("IfNotPresent".to_owned()),
         args: Some(vec![
             format!("--config={CONFIG_DIRECTORY}/{}", config_map::KEY),

@@ -17,18 +17,40 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 
-use millrace_config::AddressRanges;
+use millrace_config::{AddressRanges, Broker};
 
 use crate::{error::Error, validate::Valid};
 
 /// Names the consumer that an object belongs to.
 pub const CONSUMER_LABEL: &str = "millrace.dev/consumer";
 
+/// The images of the consumer-runtime, each as small as what it is for allows.
+#[derive(Clone, Debug, clap::Args)]
+pub struct RuntimeImages {
+    /// Image of the consumer-runtime, for consumers on NATS.
+    #[arg(long = "runtime-image", env = "RUNTIME_IMAGE", default_value = "millrace/consumer-runtime:dev")]
+    pub nats: String,
+    /// Image of the consumer-runtime with librdkafka, for consumers on Kafka.
+    #[arg(
+        long = "kafka-runtime-image",
+        env = "KAFKA_RUNTIME_IMAGE",
+        default_value = "millrace/consumer-runtime-kafka:dev"
+    )]
+    pub kafka: String,
+}
+
+impl RuntimeImages {
+    /// The image that has what this broker needs.
+    fn of(&self, broker: &Broker) -> &str {
+        if broker.kafka.is_some() { &self.kafka } else { &self.nats }
+    }
+}
+
 /// What is the same for all consumers.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Image of the consumer-runtime.
-    pub runtime_image: String,
+    /// Images of the consumer-runtime.
+    pub images: RuntimeImages,
     /// Ranges of addresses that `http` handlers may call though they are not public. No object can set them.
     pub http_allow: AddressRanges,
 }
