@@ -18,6 +18,7 @@ mod reason;
 mod replay;
 mod shop;
 mod structured;
+mod trace;
 
 pub use crate::{
     dead_letter::{DeadLetter, DeadLetterError},
@@ -30,4 +31,5 @@ pub use crate::{
     reason::Reason,
     replay::replays,
     shop::{Item, Meta, OrderPlaced, OrderShipped, PaymentProcessed, PaymentStatus, ShopEvent},
+    trace::{InvalidTraceParent, TraceContext},
 };

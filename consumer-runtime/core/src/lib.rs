@@ -24,4 +24,5 @@ pub mod routing;
 pub mod settle;
 pub mod settled_ahead;
 pub mod time;
+pub mod trace;
 pub mod window;

@@ -68,6 +68,15 @@ impl Outcome {
         matches!(self, Self::Failed(Failure { class: FailureClass::Retryable, .. }))
     }
 
+    /// What went wrong, for a person; nothing where nothing did.
+    pub fn error(&self) -> &str {
+        match self {
+            Self::Done => "",
+            Self::Fenced => "the claim was taken over",
+            Self::Failed(failure) => &failure.error,
+        }
+    }
+
     fn failed(class: FailureClass, effect: Effect, error: impl Into<String>) -> Self {
         Self::Failed(Failure { class, effect, error: error.into(), retry_after: None })
     }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use millrace_events::{DeadLetter, Event};
+use millrace_events::{DeadLetter, Event, TraceContext};
 
 use crate::{
     claim::{Record, State, Wish},
@@ -12,6 +12,7 @@ use crate::{
     key::Key,
     outcome::Outcome,
     settle::Settlement,
+    trace::Span,
     window::Budget,
 };
 
@@ -159,6 +160,14 @@ pub struct Context<'a> {
     pub attempt: u32,
     /// The claim that this attempt is made with; `None` where none is kept.
     pub hold: Option<&'a Hold>,
+    /// The span that stands for this attempt, for whoever is called; `None` where no traces are kept.
+    pub trace: Option<TraceContext>,
+}
+
+/// Takes the spans of attempts that have ended.
+pub trait Spans: Send + Sync {
+    /// Takes a span. Never waits: what cannot be kept is dropped.
+    fn ended(&self, span: Span);
 }
 
 /// A claim that is held, with the key that it is held under.

@@ -1,20 +1,32 @@
-//! One handler call, with its time limit. A panic becomes an outcome.
+//! One handler call, with its time limit and its span. A panic becomes an outcome.
 
 use std::{any::Any, panic::AssertUnwindSafe};
 
 use futures::FutureExt;
 use millrace_core::{
+    delivery::Delivery,
     outcome::Outcome,
     ports::{Context, Hold},
+    trace::{EventTrace, Operation},
 };
 use millrace_events::Event;
 
-use crate::shared::Shared;
+use crate::{
+    shared::Shared,
+    traced::{Ended, Traced},
+};
 
 /// Calls the handler once.
-pub(crate) async fn attempt(shared: &Shared, event: &Event, number: u32, hold: Option<&Hold>) -> Outcome {
-    let started = shared.clock.monotonic();
-    let context = Context { attempt: number, hold };
+pub(crate) async fn attempt(
+    shared: &Shared,
+    delivery: &Delivery,
+    event: &Event,
+    number: u32,
+    hold: Option<&Hold>,
+    trace: Option<EventTrace>,
+) -> Outcome {
+    let (started, started_at) = (shared.clock.monotonic(), shared.clock.wall());
+    let context = Context { attempt: number, hold, trace: trace.map(|trace| trace.attempt(number)) };
     let call = AssertUnwindSafe(shared.handler.call(event, &context)).catch_unwind();
     let outcome = match tokio::time::timeout(shared.policy.attempt_timeout, call).await {
         Ok(Ok(outcome)) => outcome,
@@ -26,6 +38,11 @@ pub(crate) async fn attempt(shared: &Shared, event: &Event, number: u32, hold: O
     let mut window = shared.window();
     window.observe(duration);
     shared.metrics.window.set(i64::from(window.size()));
+    drop(window);
+    if let Some(traced) = Traced::new(trace, event) {
+        let error = (outcome != Outcome::Done).then(|| outcome.error().to_owned());
+        shared.tell(&traced, Operation::Process, delivery, Ended { attempt: number, started: started_at, error });
+    }
     outcome
 }
 

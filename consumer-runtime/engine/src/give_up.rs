@@ -10,13 +10,15 @@ use millrace_core::{
     outcome::Effect,
     ports::{DeadLetters, Hold},
     settle::Settlement,
+    trace::{EventTrace, Operation},
 };
-use millrace_events::{DeadLetter, Reason, replays};
+use millrace_events::{DeadLetter, Event, Reason, replays};
 use tracing::{error, warn};
 
 use crate::{
     record::{Recorded, record},
     shared::Shared,
+    traced::{Ended, Traced},
 };
 
 /// Tries to publish a dead letter before its original is put off.
@@ -39,11 +41,17 @@ pub(crate) struct GivenUp {
     reason: Reason,
     error: String,
     attempts: u32,
+    traced: Option<Box<Traced>>,
 }
 
 impl GivenUp {
     pub(crate) fn new(reason: Reason, error: impl Into<String>, attempts: u32) -> Self {
-        Self { reason, error: error.into(), attempts }
+        Self { reason, error: error.into(), attempts, traced: None }
+    }
+
+    /// The same, as part of the trace of the event.
+    pub(crate) fn traced(self, trace: Option<EventTrace>, event: &Event) -> Self {
+        Self { traced: Traced::new(trace, event).map(Box::new), ..self }
     }
 }
 
@@ -57,8 +65,15 @@ pub(crate) async fn give_up(
     match &shared.on_exhausted {
         OnExhausted::DeadLetter(dead_letters) => {
             let reason = given_up.reason;
+            let (attempt, traced) = (given_up.attempts, given_up.traced.clone());
+            let started = shared.clock.wall();
             let letter = dead_letter(shared, delivery, hold.as_ref(), given_up);
-            if !publish(shared, dead_letters.as_ref(), &letter).await {
+            let published = publish(shared, dead_letters.as_ref(), &letter).await;
+            if let Some(traced) = traced {
+                let error = (!published).then(|| "not confirmed by the broker".to_owned());
+                shared.tell(&traced, Operation::Send, delivery, Ended { attempt, started, error });
+            }
+            if !published {
                 // The original is put off, so that nothing is lost.
                 if let Some(hold) = hold {
                     record(shared, &hold, &hold.claimed.record.released(Effect::None, letter.last_failure)).await;
@@ -70,7 +85,7 @@ pub(crate) async fn give_up(
         }
         OnExhausted::Drop => {
             shared.metrics.dropped(given_up.reason).inc();
-            let GivenUp { reason, error, attempts } = given_up;
+            let GivenUp { reason, error, attempts, .. } = given_up;
             warn!(%reason, error, origin = %delivery.origin, attempts, "dropped");
         }
         OnExhausted::Pause => return Some(pause(shared, delivery, hold, &given_up).await),

@@ -22,8 +22,10 @@ mod run;
 mod settle;
 mod shared;
 pub mod tasks;
+mod traced;
 
 pub use circuit::CircuitPolicy;
 pub use give_up::OnExhausted;
 pub use policy::Policy;
 pub use run::{Drained, Engine};
+pub use traced::Tracing;

@@ -72,15 +72,10 @@ async fn settlement_of(shared: &Shared, delivery: &mut Delivery) -> Option<Settl
         Admission::Refuse(refusal) => return give_up(shared, delivery, None, refusal).await,
     };
     let number = attempt_number(shared, delivery, hold.as_ref());
-    if !shared.policy.retry.allows(number) {
-        let error = "every attempt ended with the death of its process or was cut";
-        let given_up = GivenUp::new(Reason::RetriesExhausted, error, number.saturating_sub(1));
-        return give_up(shared, delivery, hold, given_up).await;
-    }
+    let trace = shared.trace(&event, delivery);
     let left = shared.policy.retry.left(delivery.published_at, shared.clock.wall());
-    if left == Some(Duration::ZERO) {
-        let given_up = GivenUp::new(Reason::Expired, "older than delivery.maxAgeSeconds", number.saturating_sub(1));
-        return give_up(shared, delivery, hold, given_up).await;
+    if let Some(given_up) = used_up(shared, number, left) {
+        return give_up(shared, delivery, hold, given_up.traced(trace, &event)).await;
     }
     let slack = shared.policy.lease.saturating_sub(shared.policy.attempt_timeout);
     if hold.is_some() && shared.clock.monotonic().since(asked_at) > slack {
@@ -90,7 +85,7 @@ async fn settlement_of(shared: &Shared, delivery: &mut Delivery) -> Option<Settl
     }
     // 6 handle
     turn.start();
-    let outcome = attempt(shared, &event, number, hold.as_ref()).await;
+    let outcome = attempt(shared, delivery, &event, number, hold.as_ref(), trace).await;
     // 7 decide
     let spent = leave.end(event.id.as_str(), &outcome);
     let decided = decide(&outcome, number, left, &shared.policy.retry, fastrand::u64(..));
@@ -117,7 +112,7 @@ async fn settlement_of(shared: &Shared, delivery: &mut Delivery) -> Option<Settl
             Some(retry(shared, &event, hold, &outcome, spent, delay).await)
         }
         (Next::GiveUp(reason), outcome) => {
-            give_up(shared, delivery, hold, GivenUp::new(reason, error_of(&outcome), number)).await
+            give_up(shared, delivery, hold, GivenUp::new(reason, outcome.error(), number).traced(trace, &event)).await
         }
         (Next::Leave, _) => {
             shared.metrics.fenced.inc();
@@ -133,6 +128,17 @@ async fn settlement_of(shared: &Shared, delivery: &mut Delivery) -> Option<Settl
 fn may_be_done(shared: &Shared, next: &Next, outcome: &Outcome) -> bool {
     let in_doubt = matches!(outcome, Outcome::Failed(failure) if failure.effect == Effect::Possible);
     in_doubt && shared.handler.records() && matches!(next, Next::GiveUp(_))
+}
+
+/// Why an event is given up without the attempt of this number, where it is.
+fn used_up(shared: &Shared, number: u32, left: Option<Duration>) -> Option<GivenUp> {
+    let made = number.saturating_sub(1);
+    if !shared.policy.retry.allows(number) {
+        let error = "every attempt ended with the death of its process or was cut";
+        return Some(GivenUp::new(Reason::RetriesExhausted, error, made));
+    }
+    let expired = left == Some(Duration::ZERO);
+    expired.then(|| GivenUp::new(Reason::Expired, "older than delivery.maxAgeSeconds", made))
 }
 
 fn decode(shared: &Shared, delivery: &Delivery) -> Result<Event, GivenUp> {
@@ -168,7 +174,7 @@ async fn retry(
     delay: Duration,
 ) -> Settlement {
     shared.metrics.retries.inc();
-    info!(event_id = %event.id, error = error_of(outcome), delay_ms = delay.as_millis(), "attempt failed, will be repeated");
+    info!(event_id = %event.id, error = outcome.error(), delay_ms = delay.as_millis(), "attempt failed, will be repeated");
     if let Some(hold) = hold {
         let effect = match outcome {
             // An effect that its record would show cannot happen twice.
@@ -181,11 +187,4 @@ async fn retry(
         record(shared, &hold, &released).await;
     }
     Settlement::RetryAfter(delay)
-}
-
-fn error_of(outcome: &Outcome) -> &str {
-    match outcome {
-        Outcome::Done | Outcome::Fenced => "",
-        Outcome::Failed(failure) => &failure.error,
-    }
 }

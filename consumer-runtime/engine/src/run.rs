@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 use tracing::{info, warn};
 
 use crate::{
-    OnExhausted, Policy, circuit, figures, handler_watch, intake, keepalive, line::carry, metrics::Metrics,
+    OnExhausted, Policy, Tracing, circuit, figures, handler_watch, intake, keepalive, line::carry, metrics::Metrics,
     retry_queue, settle::hand_back, shared::Shared, tasks::Owned,
 };
 
@@ -34,6 +34,8 @@ pub struct Engine {
     pub handler: Arc<dyn Handler>,
     /// What becomes of an event that is given up.
     pub on_exhausted: OnExhausted,
+    /// How traces are kept, `None` where none are.
+    pub tracing: Option<Tracing>,
     /// Where time comes from.
     pub clock: Arc<dyn Clock>,
     /// Where trouble is told.
@@ -78,6 +80,7 @@ impl Engine {
             self.store,
             self.handler,
             self.on_exhausted,
+            self.tracing,
             self.clock,
             self.health,
             self.metrics,

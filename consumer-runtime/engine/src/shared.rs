@@ -14,7 +14,7 @@ use millrace_core::{
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use crate::{OnExhausted, Policy, circuit::Circuit, gate::Gate, metrics::Metrics, pace::Pace};
+use crate::{OnExhausted, Policy, Tracing, circuit::Circuit, gate::Gate, metrics::Metrics, pace::Pace};
 
 /// What the tasks of one engine share. No lock is held over an await.
 pub(crate) struct Shared {
@@ -23,6 +23,7 @@ pub(crate) struct Shared {
     pub(crate) store: Option<Arc<dyn IdempotencyStore>>,
     pub(crate) handler: Arc<dyn Handler>,
     pub(crate) on_exhausted: OnExhausted,
+    pub(crate) tracing: Option<Tracing>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) health: Arc<Health>,
     pub(crate) metrics: Metrics,
@@ -51,6 +52,7 @@ impl Shared {
         store: Option<Arc<dyn IdempotencyStore>>,
         handler: Arc<dyn Handler>,
         on_exhausted: OnExhausted,
+        tracing: Option<Tracing>,
         clock: Arc<dyn Clock>,
         health: Arc<Health>,
         metrics: Metrics,
@@ -73,6 +75,7 @@ impl Shared {
             store,
             handler,
             on_exhausted,
+            tracing,
             clock,
             health,
             metrics,

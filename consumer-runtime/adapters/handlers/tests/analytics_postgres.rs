@@ -68,7 +68,7 @@ async fn the_sums_are_those_of_the_same_events_in_memory_though_all_are_delivere
     let memory = AnalyticsHandler::new(limits, WallClock::start());
     let events: Vec<Event> = (0..400).map(event).collect();
     for event in &events {
-        assert_eq!(memory.call(event, &Context { attempt: 1, hold: None }).await, Outcome::Done);
+        assert_eq!(memory.call(event, &Context { attempt: 1, hold: None, trace: None }).await, Outcome::Done);
     }
 
     // The second delivery of an event comes while others are at work, and after its first.

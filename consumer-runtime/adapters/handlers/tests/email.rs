@@ -18,7 +18,7 @@ use tokio::{
     task::JoinHandle,
 };
 
-const CONTEXT: Context<'static> = Context { attempt: 1, hold: None };
+const CONTEXT: Context<'static> = Context { attempt: 1, hold: None, trace: None };
 
 fn handler(mount: &Path) -> EmailHandler {
     EmailHandler::new(EmailOptions {

@@ -104,11 +104,14 @@ async fn whoever_was_taken_over_changes_nothing() {
     let holder = shop.claim(&event, Duration::from_secs(30)).await.unwrap();
 
     for (hold, expected) in [(&zombie, Outcome::Fenced), (&holder, Outcome::Done), (&zombie, Outcome::Fenced)] {
-        assert_eq!(handler.call(&event, &Context { attempt: 1, hold: Some(hold) }).await, expected);
+        assert_eq!(handler.call(&event, &Context { attempt: 1, hold: Some(hold), trace: None }).await, expected);
     }
 
     assert_eq!(shop.number("SELECT count(*) FROM millrace.reservations").await, 1);
-    assert!(handler.call(&event, &Context { attempt: 1, hold: None }).await.is_retryable(), "without a claim: nothing");
+    assert!(
+        handler.call(&event, &Context { attempt: 1, hold: None, trace: None }).await.is_retryable(),
+        "without a claim: nothing"
+    );
     assert_stock_adds_up(&shop, 10).await;
 }
 
@@ -200,12 +203,12 @@ async fn a_database_that_is_away_costs_a_retry_and_a_missing_table_is_told() {
     let event = order("1", &[("p1", 1)]);
     let hold: Hold = shop.claim(&event, Duration::from_secs(60)).await.unwrap();
     shop.sql.batch_execute("DROP TABLE millrace.stock CASCADE").await.unwrap();
-    let outcome = handler.call(&event, &Context { attempt: 1, hold: Some(&hold) }).await;
+    let outcome = handler.call(&event, &Context { attempt: 1, hold: Some(&hold), trace: None }).await;
     assert!(outcome.is_retryable(), "{outcome:?}");
     assert!(handler.check().await.unwrap_err().message.contains("stock"));
 
     shop.server.kill();
-    let outcome = handler.call(&event, &Context { attempt: 1, hold: Some(&hold) }).await;
+    let outcome = handler.call(&event, &Context { attempt: 1, hold: Some(&hold), trace: None }).await;
     let Outcome::Failed(failure) = &outcome else { panic!("{outcome:?}") };
     assert_eq!((failure.class, failure.effect), (FailureClass::Retryable, Effect::None));
 }

@@ -8,4 +8,5 @@ mod failure;
 mod order;
 mod rate;
 mod support;
+mod trace;
 mod transactional;

@@ -12,7 +12,7 @@ use millrace_core::{
     routing::Routing,
     time::Clock,
 };
-use millrace_engine::{Drained, Engine, OnExhausted, Policy, clock::TokioClock, metrics::Metrics};
+use millrace_engine::{Drained, Engine, OnExhausted, Policy, Tracing, clock::TokioClock, metrics::Metrics};
 use millrace_events::Headers;
 use millrace_store::MemoryStore;
 use millrace_testkit::{broker::MemoryBroker, handler::LedgerHandler, sample, store::FaultyStore};
@@ -30,6 +30,7 @@ pub(crate) struct Bench {
     pub(crate) metrics: Metrics,
     pub(crate) health: Arc<Health>,
     pub(crate) on_exhausted: fn(&MemoryBroker) -> OnExhausted,
+    pub(crate) tracing: Option<Tracing>,
 }
 
 pub(crate) fn consumer() -> ConsumerName {
@@ -70,6 +71,7 @@ impl Bench {
             metrics: Metrics::default(),
             health: Arc::new(Health::starting([])),
             on_exhausted: |broker| OnExhausted::DeadLetter(Arc::new(broker.clone())),
+            tracing: None,
             clock,
         }
     }
@@ -90,6 +92,7 @@ impl Bench {
             store: Some(Arc::clone(&self.store) as Arc<dyn IdempotencyStore>),
             handler: Arc::clone(&self.handler) as Arc<dyn Handler>,
             on_exhausted: (self.on_exhausted)(&self.broker),
+            tracing: self.tracing.clone(),
             clock: Arc::clone(&self.clock) as Arc<dyn Clock>,
             health: Arc::clone(&self.health),
             metrics: self.metrics.clone(),

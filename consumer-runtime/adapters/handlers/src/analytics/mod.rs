@@ -89,7 +89,7 @@ mod tests {
         register(Arc::new(handler.clone()), &mut registry);
         for (id, method) in [("1", "paypal"), ("2", "eve-1"), ("3", "eve-2")] {
             let event = payment(id, method);
-            assert_eq!(handler.call(&event, &Context { attempt: 1, hold: None }).await, Outcome::Done);
+            assert_eq!(handler.call(&event, &Context { attempt: 1, hold: None, trace: None }).await, Outcome::Done);
         }
 
         let mut text = String::new();

@@ -24,7 +24,7 @@ use millrace_core::{
     outcome::Outcome,
     ports::{Context, Handler},
 };
-use millrace_events::{Event, Reason};
+use millrace_events::{Event, Reason, TraceContext};
 use url::Url;
 
 pub use crate::http::{
@@ -123,9 +123,10 @@ impl HttpHandler {
     }
 
     /// The request of an event at this moment, or how its attempt ends.
-    fn prepare(&self, event: &Event, now: SystemTime) -> Result<Prepared, Outcome> {
+    fn prepare(&self, event: &Event, trace: Option<TraceContext>, now: SystemTime) -> Result<Prepared, Outcome> {
         let invalid = |text: String| Outcome::permanent(Reason::InvalidData, text);
-        let mut prepared = request::prepare(event, self.content_mode).map_err(|error| invalid(error.to_string()))?;
+        let mut prepared =
+            request::prepare(event, self.content_mode, trace).map_err(|error| invalid(error.to_string()))?;
         let additions = self.secrets.current().map_err(|trouble| CallError::Secret(trouble).outcome())?;
         let agent = HeaderValue::from_static(concat!("millrace/", env!("CARGO_PKG_VERSION")));
         prepared.headers.insert(USER_AGENT, agent);
@@ -142,8 +143,8 @@ impl HttpHandler {
 
 #[async_trait]
 impl Handler for HttpHandler {
-    async fn call(&self, event: &Event, _context: &Context<'_>) -> Outcome {
-        let prepared = match self.prepare(event, SystemTime::now()) {
+    async fn call(&self, event: &Event, context: &Context<'_>) -> Outcome {
+        let prepared = match self.prepare(event, context.trace, SystemTime::now()) {
             Ok(prepared) => prepared,
             Err(outcome) => return outcome,
         };

@@ -91,7 +91,7 @@ mod tests {
     }
 
     fn signed(secrets: &str, event: &Event, seconds: u64) -> Prepared {
-        let mut request = prepare(event, ContentMode::Structured).unwrap();
+        let mut request = prepare(event, ContentMode::Structured, None).unwrap();
         SigningSecrets::parse(secrets).unwrap().sign(event, seconds, &mut request).unwrap();
         request
     }

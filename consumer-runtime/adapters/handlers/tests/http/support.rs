@@ -14,7 +14,7 @@ use tokio::{
     task::JoinHandle,
 };
 
-pub(crate) const CONTEXT: Context<'static> = Context { attempt: 1, hold: None };
+pub(crate) const CONTEXT: Context<'static> = Context { attempt: 1, hold: None, trace: None };
 
 /// How to post to `url`, where loopback is allowed.
 pub(crate) fn options(url: &str) -> HttpOptions {

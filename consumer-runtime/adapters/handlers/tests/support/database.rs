@@ -71,7 +71,7 @@ impl Shop {
     /// Claims an event and handles it.
     pub(crate) async fn once(&self, handler: &dyn Handler, event: &Event) -> Outcome {
         let hold = self.claim(event, Duration::from_secs(60)).await.expect("the event is new");
-        handler.call(event, &Context { attempt: 1, hold: Some(&hold) }).await
+        handler.call(event, &Context { attempt: 1, hold: Some(&hold), trace: None }).await
     }
 }
 
@@ -93,7 +93,7 @@ pub(crate) async fn handle(shop: &Shop, handler: &dyn Handler, event: &Event) {
         };
         let hold = Hold { key: key.clone(), claimed };
         let attempt = hold.claimed.record.attempts;
-        match handler.call(event, &Context { attempt, hold: Some(&hold) }).await {
+        match handler.call(event, &Context { attempt, hold: Some(&hold), trace: None }).await {
             Outcome::Done | Outcome::Fenced => {}
             Outcome::Failed(failure) => {
                 assert_eq!(failure.effect, Effect::None, "nothing is ever left open");
