@@ -35,6 +35,11 @@ pub(crate) struct Args {
     #[arg(long, global = true, env = "MILLRACE_HTTP_ALLOW", default_value = "")]
     pub(crate) http_allow: AddressRanges,
 
+    /// How many of the traces that begin here are recorded: 0 none, 1 all. An event whose publisher has decided keeps that
+    /// decision. Traces are kept where `OTEL_EXPORTER_OTLP_ENDPOINT` names a collector.
+    #[arg(long, global = true, env = "OTEL_TRACES_SAMPLER_ARG", default_value_t = 1.0, value_parser = ratio)]
+    pub(crate) trace_ratio: f64,
+
     /// Form of the log lines.
     #[arg(long, global = true, env = "MILLRACE_LOG_FORMAT", value_enum, default_value_t = LogFormat::Json)]
     pub(crate) log_format: LogFormat,
@@ -66,6 +71,11 @@ pub(crate) struct Folders {
     pub(crate) secrets: PathBuf,
     /// What outlives the process.
     pub(crate) data: PathBuf,
+}
+
+fn ratio(text: &str) -> Result<f64, String> {
+    let ratio = text.parse().ok().filter(|ratio| (0.0..=1.0).contains(ratio));
+    ratio.ok_or_else(|| "use a number from 0 to 1".to_owned())
 }
 
 impl Args {

@@ -65,7 +65,7 @@ async fn run(args: Args, config: millrace_config::RuntimeConfig) -> ExitCode {
         Some(Command::Redrive(redrive)) => redrive::configuration(redrive, config),
         None => Ok(config),
     };
-    let parts = config.and_then(|config| Parts::new(config, args.folders(), &args.http_allow));
+    let parts = config.and_then(|config| Parts::new(config, args.folders(), &args.http_allow, args.trace_ratio));
     let parts = match parts {
         Ok(parts) => parts,
         Err(problem) => {
@@ -81,6 +81,7 @@ async fn run(args: Args, config: millrace_config::RuntimeConfig) -> ExitCode {
         error!(%error, address = %args.listen, "failed to listen");
         return ExitCode::FAILURE;
     }
+    let traces = parts.traces.clone();
     let engine = tokio::select! {
         biased;
         () = stop.requested() => {
@@ -97,6 +98,9 @@ async fn run(args: Args, config: millrace_config::RuntimeConfig) -> ExitCode {
             draining.draining();
         })
         .await;
+    if let Some(traces) = traces {
+        traces.close().await;
+    }
     match drained {
         Drained::Clean { handed_back } => {
             info!(handed_back, "drained clean");

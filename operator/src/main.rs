@@ -7,7 +7,7 @@ use kube::CustomResourceExt as _;
 use millrace_config::AddressRanges;
 use millrace_operator_api::EventConsumer;
 use operator::{
-    build::{RuntimeImages, Settings},
+    build::{RuntimeImages, Settings, TraceSettings},
     controller, rbac, render, telemetry,
 };
 
@@ -25,6 +25,8 @@ enum Command {
     Run {
         #[command(flatten)]
         images: RuntimeImages,
+        #[command(flatten)]
+        traces: TraceSettings,
         /// Ranges of addresses that `http` handlers may call though they are not public, for example `10.20.0.0/16`;
         /// several are separated by commas.
         #[arg(long, env = "HTTP_ALLOW", default_value = "")]
@@ -46,6 +48,8 @@ enum Command {
         file: PathBuf,
         #[command(flatten)]
         images: RuntimeImages,
+        #[command(flatten)]
+        traces: TraceSettings,
         /// Ranges of addresses that `http` handlers may call though they are not public.
         #[arg(long, env = "HTTP_ALLOW", default_value = "")]
         http_allow: AddressRanges,
@@ -55,15 +59,15 @@ enum Command {
 #[tokio::main]
 async fn main() -> ExitCode {
     let result = match Args::parse().command {
-        Command::Run { images, http_allow, watch_namespace, listen } => {
+        Command::Run { images, traces, http_allow, watch_namespace, listen } => {
             telemetry::init();
-            let settings = Settings { images, http_allow };
+            let settings = Settings { images, http_allow, traces };
             controller::run(settings, watch_namespace.filter(|name| !name.is_empty()), listen).await
         }
         Command::Crd => print_yaml(&EventConsumer::crd()),
         Command::Rbac => print_yaml(&rbac::rules()),
-        Command::Render { file, images, http_allow } => {
-            render::render(&file, &Settings { images, http_allow }).map(|yaml| print!("{yaml}"))
+        Command::Render { file, images, traces, http_allow } => {
+            render::render(&file, &Settings { images, http_allow, traces }).map(|yaml| print!("{yaml}"))
         }
     };
     match result {

@@ -11,7 +11,7 @@ use millrace_config::{
 };
 use millrace_operator_api::EventConsumer;
 use operator::{
-    build::{Desired, RuntimeImages, Settings, build},
+    build::{Desired, RuntimeImages, Settings, TraceSettings, build},
     error::Error,
     status::{Seen, status},
     validate::validate,
@@ -25,6 +25,7 @@ fn settings() -> Settings {
             nats: "millrace/consumer-runtime:test".to_owned(),
             kafka: "millrace/consumer-runtime-kafka:test".to_owned(),
         },
+        traces: TraceSettings::default(),
         http_allow: "10.20.0.0/16,fd00:1::/64".parse().unwrap(),
     }
 }
@@ -89,6 +90,24 @@ fn an_http_handler_gets_its_secrets_and_the_addresses_that_the_operator_allows()
     };
     assert!(allows(&pod));
     assert!(!allows(&pod_spec(&example("log"))), "it is of no use there");
+}
+
+#[test]
+fn pods_are_told_where_traces_go_where_they_go_anywhere() {
+    let traces = TraceSettings { endpoint: "http://collector:4318".to_owned(), ratio: "0.1".to_owned() };
+    let object = example("log");
+
+    let traced = build(&validate(&object).unwrap(), &Settings { traces, ..settings() }).unwrap();
+
+    let environment = |desired: Desired| {
+        let deployment = serde_json::to_value(desired.deployment).unwrap();
+        deployment["spec"]["template"]["spec"]["containers"][0]["env"].clone()
+    };
+    let variables = json!([
+        {"name": "OTEL_EXPORTER_OTLP_ENDPOINT", "value": "http://collector:4318"},
+        {"name": "OTEL_TRACES_SAMPLER_ARG", "value": "0.1"},
+    ]);
+    assert_eq!((environment(traced), environment(desired(&object))), (variables, Value::Null));
 }
 
 #[test]

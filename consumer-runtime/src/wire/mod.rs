@@ -8,6 +8,7 @@ mod nats;
 mod policy;
 mod postgres;
 mod store;
+mod traces;
 
 use std::{sync::Arc, time::Duration};
 
@@ -24,7 +25,7 @@ use millrace_postgres::Database;
 use prometheus_client::registry::Registry;
 use tracing::warn;
 
-use crate::{args::Folders, report::Reporter};
+use crate::{args::Folders, report::Reporter, wire::traces::Traces};
 
 /// Everything that can be made without a network.
 pub(crate) struct Parts {
@@ -37,6 +38,7 @@ pub(crate) struct Parts {
     pub(crate) analytics: Option<Arc<dyn AnalyticsSource>>,
     pub(crate) health: Arc<Health>,
     pub(crate) metrics: Metrics,
+    pub(crate) traces: Option<Traces>,
     #[cfg(feature = "kafka")]
     kafka_metrics: millrace_kafka::Metrics,
 }
@@ -51,7 +53,12 @@ struct Connected {
 
 impl Parts {
     /// Makes the parts that a valid configuration names.
-    pub(crate) fn new(config: RuntimeConfig, folders: Folders, http_allow: &AddressRanges) -> Result<Self, String> {
+    pub(crate) fn new(
+        config: RuntimeConfig,
+        folders: Folders,
+        http_allow: &AddressRanges,
+        trace_ratio: f64,
+    ) -> Result<Self, String> {
         let metrics = Metrics::default();
         let mut registry = Registry::default();
         metrics.register(&mut registry);
@@ -71,6 +78,7 @@ impl Parts {
                 "broker.kafka: this runtime was built without Kafka; use the image consumer-runtime-kafka".to_owned()
             );
         }
+        let traces = Traces::start(&policy::policy(&config).consumer, trace_ratio)?;
         let store = config.store().map(|_| Part::Store);
         let parts = [Part::Broker, Part::Handler].into_iter().chain(store);
         Ok(Self {
@@ -82,6 +90,7 @@ impl Parts {
             analytics,
             health: Arc::new(Health::starting(parts)),
             metrics,
+            traces,
             #[cfg(feature = "kafka")]
             kafka_metrics,
             config,
@@ -122,6 +131,7 @@ impl Parts {
             store: connected.store,
             handler: self.handler,
             on_exhausted: connected.on_exhausted,
+            tracing: self.traces.map(|traces| traces.tracing()),
             clock: self.clock,
             health: self.health,
             metrics: self.metrics,

@@ -12,3 +12,4 @@ mod redrive;
 mod stop;
 mod stores;
 mod support;
+mod traces;

@@ -152,13 +152,21 @@ fn container(valid: &Valid, settings: &Settings) -> Container {
     }
 }
 
+/// Only what matters to a consumer: a change of it replaces the pods. Variables, so that commands in the pod see them too.
 fn environment(valid: &Valid, settings: &Settings) -> Option<Vec<EnvVar>> {
-    // Only where it matters: a change of it replaces the pods. A variable, so that commands in the pod see it too.
-    let matters = valid.config.handler.http.is_some() && !settings.http_allow.0.is_empty();
-    matters.then(|| {
-        let value = Some(settings.http_allow.to_string());
-        vec![EnvVar { name: "MILLRACE_HTTP_ALLOW".to_owned(), value, value_from: None }]
-    })
+    let (http_allow, traces) = (&settings.http_allow, &settings.traces);
+    let calls = valid.config.handler.http.is_some() && !http_allow.0.is_empty();
+    let mut variables = Vec::new();
+    if calls {
+        variables.push(("MILLRACE_HTTP_ALLOW", http_allow.to_string()));
+    }
+    if !traces.endpoint.is_empty() {
+        variables.push(("OTEL_EXPORTER_OTLP_ENDPOINT", traces.endpoint.clone()));
+        variables.push(("OTEL_TRACES_SAMPLER_ARG", traces.ratio.clone()));
+    }
+    let variable =
+        |(name, value): (&str, String)| EnvVar { name: name.to_owned(), value: Some(value), value_from: None };
+    (!variables.is_empty()).then(|| variables.into_iter().map(variable).collect())
 }
 
 fn resources(valid: &Valid) -> ResourceRequirements {

@@ -46,6 +46,18 @@ impl RuntimeImages {
     }
 }
 
+/// Where the traces of all consumers go.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct TraceSettings {
+    /// Address of the OpenTelemetry collector that traces are sent to, OTLP over HTTP, for example
+    /// `http://otel-collector.observability:4318`. Empty: no traces are kept.
+    #[arg(long = "otlp-endpoint", env = "OTLP_ENDPOINT", default_value = "")]
+    pub endpoint: String,
+    /// How many of the traces that begin at a consumer are recorded, from `0` to `1`.
+    #[arg(long = "trace-ratio", env = "TRACE_RATIO", default_value = "1")]
+    pub ratio: String,
+}
+
 /// What is the same for all consumers.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -53,6 +65,8 @@ pub struct Settings {
     pub images: RuntimeImages,
     /// Ranges of addresses that `http` handlers may call though they are not public. No object can set them.
     pub http_allow: AddressRanges,
+    /// Where their traces go.
+    pub traces: TraceSettings,
 }
 
 /// The children of an `EventConsumer`, in the order in which they are applied: configuration and volume are there before a
