@@ -97,7 +97,7 @@ fn pods_are_told_where_traces_go_where_they_go_anywhere() {
     let traces = TraceSettings { endpoint: "http://collector:4318".to_owned(), ratio: "0.1".to_owned() };
     let object = example("log");
 
-    let traced = build(&validate(&object).unwrap(), &Settings { traces, ..settings() }).unwrap();
+    let told = build(&validate(&object).unwrap(), &Settings { traces, ..settings() }).unwrap();
 
     let environment = |desired: Desired| {
         let deployment = serde_json::to_value(desired.deployment).unwrap();
@@ -107,7 +107,7 @@ fn pods_are_told_where_traces_go_where_they_go_anywhere() {
         {"name": "OTEL_EXPORTER_OTLP_ENDPOINT", "value": "http://collector:4318"},
         {"name": "OTEL_TRACES_SAMPLER_ARG", "value": "0.1"},
     ]);
-    assert_eq!((environment(traced), environment(desired(&object))), (variables, Value::Null));
+    assert_eq!((environment(told), environment(desired(&object))), (variables, Value::Null));
 }
 
 #[test]
