@@ -29,7 +29,7 @@ pub use crate::{
     money::{InvalidMoney, Money},
     origin::{BrokerKind, Origin},
     reason::Reason,
-    replay::replays,
+    replay::{replays, taken_out, taken_out_mark},
     shop::{Item, Meta, OrderPlaced, OrderShipped, PaymentProcessed, PaymentStatus, ShopEvent},
     trace::{InvalidTraceParent, TraceContext},
 };

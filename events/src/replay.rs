@@ -8,6 +8,9 @@ const CONSUMER: &str = "millrace-consumer";
 /// How often it was put back for that consumer.
 const REPLAYS: &str = "millrace-replays";
 
+/// Names the dead letter that is taken out. Do not change: topics hold it.
+const TAKEN_OUT: &str = "millrace-taken-out";
+
 impl DeadLetter {
     /// The headers to put its payload back with: the original ones, whom it is for, and how often it was put back, this
     /// time included. For others who read it, it is the message that it was.
@@ -20,6 +23,20 @@ impl DeadLetter {
         headers.push(REPLAYS, self.replays.saturating_add(1).to_string());
         headers
     }
+}
+
+/// The mark that a dead letter is taken out, for a log from which nothing can be deleted: it is for the letters with this id
+/// that stand before it in the same partition. An event cannot carry one into a log of dead letters, where headers with our
+/// names are renamed.
+pub fn taken_out_mark(letter_id: &str) -> Headers {
+    let mut headers = Headers::new();
+    headers.push(TAKEN_OUT, letter_id.to_owned());
+    headers
+}
+
+/// The id of the dead letter that a message takes out; nothing where it is no mark.
+pub fn taken_out(headers: &Headers) -> Option<&str> {
+    headers.get_str(TAKEN_OUT)
 }
 
 /// How often a message was put back for this consumer: 0 for one that was not.

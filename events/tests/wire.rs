@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use millrace_events::{
-    BrokerKind, DeadLetter, Event, EventId, Headers, Item, Meta, Money, OrderPlaced, Origin, Reason, ShopEvent, replays,
+    BrokerKind, DeadLetter, Event, EventId, Headers, Item, Meta, Money, OrderPlaced, Origin, Reason, ShopEvent,
+    replays, taken_out, taken_out_mark,
 };
 use proptest::prelude::*;
 
@@ -278,6 +279,17 @@ fn what_is_put_back_is_the_original_and_counts_for_the_consumer_that_gave_it_up_
     assert_eq!((replays(&headers, "shop/emails"), replays(&headers, "shop/analytics")), (2, 0));
     let again = DeadLetter::id_for("shop/emails", &origin(), b"{", 2);
     assert_ne!(again, second.id, "its next dead letter is another one");
+}
+
+#[test]
+fn a_mark_takes_out_the_letter_that_it_names_and_no_event_can_carry_one_into_the_dead_letters() {
+    let mark = taken_out_mark("an id");
+    assert_eq!(mark.get_str("millrace-taken-out"), Some("an id"), "topics hold it");
+    assert_eq!(taken_out(&mark), Some("an id"));
+
+    let (headers, payload) = DeadLetter { headers: mark.clone(), ..dead_letter() }.encode();
+    assert_eq!(taken_out(&headers), None);
+    assert_eq!(DeadLetter::decode(&headers, None, payload).unwrap().headers, mark, "and it is kept as it was");
 }
 
 #[test]

@@ -199,6 +199,11 @@ impl Broker {
         }
     }
 
+    /// Whether it keeps events until they are handled, and dead letters until they are put back.
+    pub fn keeps_events(&self) -> bool {
+        self.nats.is_none()
+    }
+
     /// The Secret with the credentials of whichever broker is set.
     pub fn auth_secret_ref(&self) -> Option<&SecretRef> {
         match self {

@@ -4,8 +4,8 @@ use clap::{Args, ValueEnum};
 use jiff::Timestamp;
 use millrace_events::Reason;
 
-/// Puts dead letters of this consumer back. Nothing is lost: a letter leaves its stream when its event is handled, or when
-/// the broker has confirmed its message, and not before; running it again goes on where it was.
+/// Puts dead letters of this consumer back. Nothing is lost: a letter is taken out when its event is handled, or when the
+/// broker has confirmed its message, and not before; running it again goes on where it was.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct RedriveArgs {
     /// Where they go: to the handler of this consumer, in this process; or to the source, where all its consumers see the
@@ -51,6 +51,6 @@ pub(crate) struct RedriveArgs {
 pub(crate) enum Target {
     /// The handler of this consumer.
     Handler,
-    /// The subject that they came from.
+    /// The subject or topic that they came from.
     Source,
 }

@@ -2,12 +2,13 @@
 
 mod args;
 mod select;
+mod source;
 
-use std::{process::ExitCode, time::Duration};
+use std::{process::ExitCode, sync::Arc, time::Duration};
 
 use millrace_config::{RateLimit, RuntimeConfig};
+use millrace_core::letters::LettersError;
 use millrace_engine::Drained;
-use millrace_nats::{DeadLetterStream, LetterReader, LettersError, Selection as _};
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::{error, warn};
 
@@ -16,9 +17,10 @@ use crate::{
     redrive::{
         args::Target,
         select::{Counts, Filter, event_id},
+        source::LetterSource,
     },
     signals::Stop,
-    wire::Parts,
+    wire::{Letters, Parts},
 };
 
 /// How often it is looked whether the last letters are done.
@@ -33,8 +35,10 @@ struct Fates {
 
 /// The configuration for a redrive: as the consumer has it, at the rate that is asked for.
 pub(crate) fn configuration(args: &RedriveArgs, config: RuntimeConfig) -> Result<RuntimeConfig, String> {
-    if config.broker.jet_stream.is_none() || config.delivery.dead_letter.is_none() {
-        return Err("a redrive needs broker.jetStream and delivery.deadLetter".to_owned());
+    if !config.broker.keeps_events() || config.delivery.dead_letter.is_none() {
+        return Err(
+            "a redrive needs delivery.deadLetter, and a broker that keeps dead letters: jetStream or kafka".to_owned()
+        );
     }
     if config.has_own_volume() && args.to == Target::Handler && !args.dry_run {
         // One process at a time has the file of the claims open, and that is the consumer.
@@ -51,12 +55,12 @@ pub(crate) async fn run(args: RedriveArgs, parts: Parts, stop: Stop) -> ExitCode
     let letters = tokio::select! {
         biased;
         () = stop.requested() => return ExitCode::FAILURE,
-        letters = parts.dead_letter_stream() => letters,
+        letters = parts.letters() => letters,
     };
     let result = match args {
-        RedriveArgs { dry_run: true, .. } => list(&letters, filter.clone()).await,
-        RedriveArgs { to: Target::Handler, .. } => Ok(Box::pin(handle(letters, filter.clone(), parts, stop)).await),
-        RedriveArgs { to: Target::Source, .. } => put_back(&letters, filter.clone(), args.per_second, stop).await,
+        RedriveArgs { dry_run: true, .. } => list(letters, &filter).await,
+        RedriveArgs { to: Target::Handler, .. } => Box::pin(handle(letters, filter.clone(), parts, stop)).await,
+        RedriveArgs { to: Target::Source, .. } => put_back(letters, &filter, args.per_second, stop).await,
     };
     match result {
         Ok(fates) => {
@@ -71,14 +75,13 @@ pub(crate) async fn run(args: RedriveArgs, parts: Parts, stop: Stop) -> ExitCode
 }
 
 /// Lists what would be put back.
-async fn list(letters: &DeadLetterStream, mut filter: Filter) -> Result<Fates, LettersError> {
-    let mut behind = 0;
-    while let Some(stored) = letters.next(behind).await?.filter(|_| !filter.is_complete()) {
-        behind = stored.sequence;
+async fn list(mut letters: Letters, filter: &Filter) -> Result<Fates, LettersError> {
+    while let Some(stored) = letters.reader.next().await?.filter(|_| !filter.is_complete()) {
+        let place = stored.place;
         if let Some(letter) = filter.take(stored) {
             let id = event_id(&letter).unwrap_or_else(|| "-".to_owned());
             println!(
-                "{behind}\t{}\t{}\tattempts={}\treplays={}\tid={id}\t{}\t{}",
+                "{place}\t{}\t{}\tattempts={}\treplays={}\tid={id}\t{}\t{}",
                 letter.last_failure, letter.reason, letter.attempts, letter.replays, letter.origin, letter.error
             );
         }
@@ -88,10 +91,10 @@ async fn list(letters: &DeadLetterStream, mut filter: Filter) -> Result<Fates, L
 
 /// Has the handler of this consumer handle them, as it handles everything: with claims, attempts and, where they are used
 /// up, a new dead letter.
-async fn handle(letters: DeadLetterStream, filter: Filter, parts: Parts, stop: Stop) -> Fates {
+async fn handle(letters: Letters, filter: Filter, parts: Parts, stop: Stop) -> Result<Fates, LettersError> {
     let metrics = parts.metrics.clone();
-    let (reader, settler, mut ended) = LetterReader::new(letters, filter, parts.clock());
-    let engine = Box::pin(parts.engine_on(reader, settler)).await;
+    let (reader, settler, mut ended) = LetterSource::new(letters.reader, letters.keeper, filter, parts.clock());
+    let engine = Box::pin(parts.engine_on(Box::new(reader), Arc::new(settler))).await;
     let in_flight = metrics.clone();
     let finished = async move {
         // The sender lives in the reader, which the engine keeps until it has drained.
@@ -105,40 +108,37 @@ async fn handle(letters: DeadLetterStream, filter: Filter, parts: Parts, stop: S
             tokio::select! { () = stop.requested() => {}, () = finished => {} }
         })
         .await;
-    if let Drained::Cut { unsettled } = drained {
-        warn!(unsettled, "cut: these letters stay where they are");
+    match drained {
+        Drained::Clean { .. } => {}
+        Drained::Cut { unsettled } => warn!(unsettled, "cut: these letters stay where they are"),
+        Drained::Failed { reason } => return Err(LettersError::Unreadable(reason)),
     }
     let totals = metrics.totals();
-    Fates { succeeded: totals.handled.saturating_add(totals.duplicates_skipped), failed: totals.dead_letters }
+    Ok(Fates { succeeded: totals.handled.saturating_add(totals.duplicates_skipped), failed: totals.dead_letters })
 }
 
 /// Publishes their messages again.
-async fn put_back(
-    letters: &DeadLetterStream,
-    mut filter: Filter,
-    per_second: u32,
-    stop: Stop,
-) -> Result<Fates, LettersError> {
-    let mut pace = interval(Duration::from_secs(1).checked_div(per_second).unwrap_or(Duration::from_secs(1)));
-    pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let (mut behind, mut fates) = (0, Fates::default());
-    while let Some(stored) = letters.next(behind).await?.filter(|_| !filter.is_complete()) {
-        behind = stored.sequence;
+async fn put_back(mut letters: Letters, filter: &Filter, per_second: u32, stop: Stop) -> Result<Fates, LettersError> {
+    let mut turns = interval(Duration::from_secs(1).checked_div(per_second).unwrap_or(Duration::from_secs(1)));
+    turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut fates = Fates::default();
+    while let Some(stored) = letters.reader.next().await?.filter(|_| !filter.is_complete()) {
+        let place = stored.place;
         let Some(letter) = filter.take(stored) else { continue };
         tokio::select! {
             biased;
             () = stop.requested() => break,
-            _ = pace.tick() => {}
+            _ = turns.tick() => {}
         }
         // Confirmed first: what is put back twice by a crash in between is recognised.
         let done = async {
-            letters.put_back(&letter).await?;
-            letters.remove(behind).await
+            letters.keeper.put_back(&letter).await?;
+            letters.keeper.take_out(place, &letter.id).await
         };
         match done.await {
             Ok(()) => fates.succeeded = fates.succeeded.saturating_add(1),
             Err(problem) => {
-                error!(%problem, sequence = behind, origin = %letter.origin, "not put back");
+                error!(%problem, %place, origin = %letter.origin, "not put back");
                 fates.failed = fates.failed.saturating_add(1);
             }
         }

@@ -2,8 +2,8 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use millrace_core::letters::StoredLetter;
 use millrace_events::{DeadLetter, Event};
-use millrace_nats::{Selection, StoredLetter};
 
 use crate::redrive::args::RedriveArgs;
 
@@ -49,20 +49,15 @@ impl Filter {
             && until.is_none_or(|until| letter.last_failure < until)
             && (event_ids.is_empty() || event_id(letter).is_some_and(|id| event_ids.contains(&id)))
     }
-}
 
-impl Selection for Filter {
-    fn take(&mut self, stored: StoredLetter) -> Option<DeadLetter> {
+    /// The letter, if it is to be put back; nothing to leave it where it is.
+    pub(super) fn take(&self, stored: StoredLetter) -> Option<DeadLetter> {
         let mut counts = self.lock();
         let letter = match stored.letter {
             Ok(letter) if self.matches(&letter) => letter,
             Ok(_) => return None,
             Err(problem) => {
-                tracing::warn!(
-                    sequence = stored.sequence,
-                    problem,
-                    "a dead letter cannot be read; it stays where it is"
-                );
+                tracing::warn!(place = %stored.place, problem, "a dead letter cannot be read; it stays where it is");
                 counts.unreadable = counts.unreadable.saturating_add(1);
                 return None;
             }
@@ -76,7 +71,8 @@ impl Selection for Filter {
         Some(letter)
     }
 
-    fn is_complete(&self) -> bool {
+    /// Whether no more are to be taken.
+    pub(super) fn is_complete(&self) -> bool {
         self.counts().taken >= u64::from(self.args.max_messages)
     }
 }

@@ -1,17 +1,19 @@
-//! Kafka: the source and its dead letters.
+//! Kafka: the source, how long its topics keep events, and its dead letters.
 
 use std::sync::Arc;
 
 use millrace_config::{Kafka, KafkaPosition, SaslMechanism, SecretRef};
 use millrace_core::{health::Part, ports::DeadLetters};
+use millrace_engine::{OnExhausted, tasks};
 use millrace_kafka::{
     Auth, ConnectionOptions, DeadLetterOptions, InitialPosition, KafkaDeadLetters, KafkaOptions, Mechanism,
-    MountedSecret, Timing, TlsOptions, open,
+    MountedSecret, Timing, TlsOptions, kept, open, open_letters,
 };
+use tracing::warn;
 
 use crate::{
     report::Reporter,
-    wire::{Connected, Parts},
+    wire::{Connected, Letters, Parts},
 };
 
 impl Parts {
@@ -22,15 +24,44 @@ impl Parts {
         let opening = || open(&options, &self.clock, &self.health, &self.kafka_metrics);
         let source = self.until_it_works(Part::Broker, opening).await;
         reporter.lag_from(Box::new(source.lag));
+        self.compare_topics(options);
         Connected {
             reader: Box::new(source.reader),
             settler: Arc::new(source.settler),
-            on_exhausted: self.on_exhausted(|subject, max_bytes| {
-                let options = DeadLetterOptions { topic: subject, max_bytes, timeout: self.request_timeout() };
-                Arc::new(KafkaDeadLetters::new(self.kafka_connection(kafka), options)) as Arc<dyn DeadLetters>
-            }),
+            on_exhausted: self.kafka_exhausted(kafka),
             store,
         }
+    }
+
+    pub(super) async fn kafka_letters(&self, kafka: &Kafka) -> Letters {
+        let options = self.kafka_options(kafka);
+        let (reader, keeper) = self.until_it_works(Part::Broker, || open_letters(&options)).await;
+        Letters { reader: Box::new(reader), keeper: Arc::new(keeper) }
+    }
+
+    pub(super) fn kafka_exhausted(&self, kafka: &Kafka) -> OnExhausted {
+        self.on_exhausted(|subject, max_bytes| {
+            let options = DeadLetterOptions { topic: subject, max_bytes, timeout: self.request_timeout() };
+            Arc::new(KafkaDeadLetters::new(self.kafka_connection(kafka), options)) as Arc<dyn DeadLetters>
+        })
+    }
+
+    /// Compares how long the topics keep events with how long done ones are remembered. No event waits for that.
+    fn compare_topics(&self, options: KafkaOptions) {
+        let Some(remembered) = self.remembered() else { return };
+        let health = Arc::clone(&self.health);
+        tasks::spawn("retention", async move {
+            for (topic, kept) in kept(&options).await {
+                match kept {
+                    Ok(kept) => remembered.compare(&format!("topic {topic:?}"), kept, &health),
+                    Err(problem) => warn!(
+                        topic,
+                        problem,
+                        "how long the topic keeps events is not known: whether idempotency.retentionSeconds is long enough is not checked"
+                    ),
+                }
+            }
+        });
     }
 
     fn kafka_options(&self, kafka: &Kafka) -> KafkaOptions {

@@ -16,6 +16,7 @@ use millrace_config::{AddressRanges, OnExhausted as ConfiguredOnExhausted, Runti
 use millrace_core::{
     backoff::Backoff,
     health::{Health, Part, Trouble},
+    letters::{LetterKeeper, LetterReader},
     ports::{DeadLetters, Handler, IdempotencyStore, Reader, Settler},
     time::Clock,
 };
@@ -49,6 +50,12 @@ struct Connected {
     settler: Arc<dyn Settler>,
     on_exhausted: OnExhausted,
     store: Option<Arc<dyn IdempotencyStore>>,
+}
+
+/// The dead letters of a consumer where they are kept.
+pub(crate) struct Letters {
+    pub(crate) reader: Box<dyn LetterReader>,
+    pub(crate) keeper: Arc<dyn LetterKeeper>,
 }
 
 impl Parts {
@@ -121,6 +128,34 @@ impl Parts {
         // Events are taken when the handler works too: none is to fail for a Secret that is not there yet.
         let (connected, ()) = tokio::join!(self.connect_broker(reporter), self.check_handler());
         self.engine(connected)
+    }
+
+    /// The dead letters of this consumer, once its broker answers.
+    pub(crate) async fn letters(&self) -> Letters {
+        #[cfg(feature = "kafka")]
+        if let Some(kafka) = &self.config.broker.kafka {
+            return self.kafka_letters(kafka).await;
+        }
+        self.nats_letters().await
+    }
+
+    /// An engine on another source than the one of the configuration, with everything else from there.
+    pub(crate) async fn engine_on(self, reader: Box<dyn Reader>, settler: Arc<dyn Settler>) -> Engine {
+        let ((on_exhausted, store), ()) = tokio::join!(self.exhausted_and_store(), self.check_handler());
+        self.engine(Connected { reader, settler, on_exhausted, store })
+    }
+
+    async fn exhausted_and_store(&self) -> (OnExhausted, Option<Arc<dyn IdempotencyStore>>) {
+        #[cfg(feature = "kafka")]
+        if let Some(kafka) = &self.config.broker.kafka {
+            return (self.kafka_exhausted(kafka), self.open_store(None).await);
+        }
+        self.nats_store().await
+    }
+
+    /// The subject or topic of dead letters.
+    fn dead_letter_subject(&self) -> String {
+        self.config.delivery.dead_letter.as_ref().map(|letter| letter.subject.clone()).unwrap_or_default()
     }
 
     fn engine(self, connected: Connected) -> Engine {

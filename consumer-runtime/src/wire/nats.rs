@@ -5,9 +5,9 @@ use std::sync::Arc;
 use millrace_config::{InitialPosition as ConfiguredPosition, JetStream, Ordering, SecretRef};
 use millrace_core::{
     health::Part,
-    ports::{Reader, Settler},
+    ports::{IdempotencyStore, Reader, Settler},
 };
-use millrace_engine::{Engine, OnExhausted};
+use millrace_engine::OnExhausted;
 use millrace_nats::{
     Connection, ConnectionOptions, CoreDeadLetters, CoreOptions, DeadLetterOptions, DeadLetterStream, InitialPosition,
     JetStreamDeadLetters, JetStreamOptions, MountedSecret, TlsOptions, connect, set_up, subscribe,
@@ -15,7 +15,7 @@ use millrace_nats::{
 
 use crate::{
     report::Reporter,
-    wire::{Connected, Parts, pauses, seconds},
+    wire::{Connected, Letters, Parts, pauses, seconds},
 };
 
 /// Where deliveries come from and go back to.
@@ -34,25 +34,25 @@ impl Parts {
         Connected { reader, settler, on_exhausted, store }
     }
 
-    /// The dead letters of this consumer, once its broker answers.
-    pub(crate) async fn dead_letter_stream(&self) -> DeadLetterStream {
-        let letter = self.config.delivery.dead_letter.as_ref();
-        let subject = letter.map(|letter| letter.subject.clone()).unwrap_or_default();
+    pub(super) async fn nats_letters(&self) -> Letters {
+        let subject = self.dead_letter_subject();
         let options = self.connection_options();
         let connection = self.until_it_works(Part::Broker, || connect(&options, &self.health)).await;
-        self.until_it_works(Part::Broker, || DeadLetterStream::open(&connection, &subject)).await
+        let letters = self.until_it_works(Part::Broker, || DeadLetterStream::open(&connection, &subject)).await;
+        Letters { reader: Box::new(letters.reader()), keeper: Arc::new(letters) }
     }
 
-    /// An engine on another source than the one of the configuration, with everything else from there.
-    pub(crate) async fn engine_on(self, reader: impl Reader + 'static, settler: impl Settler + 'static) -> Engine {
+    /// Where events that are given up go, and where claims are kept, for a source of another kind.
+    pub(super) async fn nats_store(&self) -> (OnExhausted, Option<Arc<dyn IdempotencyStore>>) {
         let options = self.connection_options();
         let connection = self.until_it_works(Part::Broker, || connect(&options, &self.health)).await;
-        let (store, ()) = tokio::join!(self.open_store(Some(&connection)), self.check_handler());
-        let on_exhausted = self.on_exhausted(|subject, max_bytes| {
+        (self.jet_stream_exhausted(&connection), self.open_store(Some(&connection)).await)
+    }
+
+    fn jet_stream_exhausted(&self, connection: &Connection) -> OnExhausted {
+        self.on_exhausted(|subject, max_bytes| {
             Arc::new(JetStreamDeadLetters::new(connection.clone(), DeadLetterOptions { subject, max_bytes }))
-        });
-        let reader = Box::new(reader);
-        self.engine(Connected { reader, settler: Arc::new(settler), on_exhausted, store })
+        })
     }
 
     fn connection_options(&self) -> ConnectionOptions {
@@ -80,13 +80,13 @@ impl Parts {
             let setting_up = || set_up(connection, &options, &self.clock, &self.health);
             let source = self.until_it_works(Part::Broker, setting_up).await;
             reporter.lag_from(Box::new(source.lag));
-            self.compare_retention(&source.stream, source.kept);
+            if let Some(remembered) = self.remembered() {
+                remembered.compare(&format!("stream {:?}", source.stream), source.kept, &self.health);
+            }
             return Source {
                 reader: Box::new(source.reader),
                 settler: Arc::new(source.settler),
-                on_exhausted: self.on_exhausted(|subject, max_bytes| {
-                    Arc::new(JetStreamDeadLetters::new(connection.clone(), DeadLetterOptions { subject, max_bytes }))
-                }),
+                on_exhausted: self.jet_stream_exhausted(connection),
             };
         }
         let options = CoreOptions { subjects: self.config.subjects.clone(), queue_group: self.config.queue_group() };

@@ -4,11 +4,12 @@ use std::{sync::Arc, time::Duration};
 
 use millrace_config::{Redis, Store};
 use millrace_core::{
-    health::{NoteReason, Part},
+    health::{Health, NoteReason, Part},
+    kept::Kept,
     ports::IdempotencyStore,
 };
 use millrace_engine::tasks;
-use millrace_nats::{Connection, Kept};
+use millrace_nats::Connection;
 use millrace_postgres::PostgresStore;
 use millrace_store::{
     BucketOptions, EmbeddedOptions, EmbeddedStore, JetStreamKvStore, MemoryStore, MountedSecret, RedisOptions,
@@ -83,22 +84,30 @@ impl Parts {
         seconds(self.config.idempotency.retention_seconds)
     }
 
-    /// A done event must be remembered for as long as the stream may deliver it again.
-    pub(super) fn compare_retention(&self, stream: &str, kept: Kept) {
-        if self.config.store().is_none() {
-            return;
-        }
+    /// How long done events are remembered; nothing where they are not.
+    pub(super) fn remembered(&self) -> Option<Remembered> {
+        self.config.store().map(|_| Remembered(self.retention()))
+    }
+}
+
+/// How long done events are remembered.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Remembered(Duration);
+
+impl Remembered {
+    /// A done event must be remembered for as long as its stream or topic, `place`, may deliver it again.
+    pub(super) fn compare(self, place: &str, kept: Kept, health: &Health) {
         let keeps = match kept {
             Kept::UntilAcked => return,
-            Kept::For(max_age) if max_age <= self.retention() => return,
+            Kept::For(max_age) if max_age <= self.0 => return,
             Kept::For(max_age) => format!("for {} s", max_age.as_secs()),
             Kept::Forever => "without a limit of age".to_owned(),
         };
         let message = format!(
-            "stream {stream:?} keeps events {keeps} and idempotency.retentionSeconds is {}: an event that is delivered again after that is handled again; raise retentionSeconds or give the stream a smaller maximum age",
-            self.config.idempotency.retention_seconds
+            "{place} keeps events {keeps} and idempotency.retentionSeconds is {}: an event that is delivered again after that is handled again; raise retentionSeconds or have events kept for a shorter time",
+            self.0.as_secs()
         );
         warn!(message, "the retention of done events is too short");
-        self.health.note(NoteReason::RetentionTooShort, Some(message));
+        health.note(NoteReason::RetentionTooShort, Some(message));
     }
 }

@@ -133,7 +133,9 @@ impl KafkaServer {
              log.dirs={}\noffsets.topic.replication.factor=1\noffsets.topic.num.partitions=4\n\
              transaction.state.log.replication.factor=1\ntransaction.state.log.min.isr=1\ntransaction.state.log.num.partitions=1\n\
              auto.create.topics.enable=false\ngroup.initial.rebalance.delay.ms=0\ngroup.min.session.timeout.ms=1000\n\
-             num.network.threads=2\nnum.io.threads=2\nlog.cleaner.backoff.ms=200\n{security}",
+             num.network.threads=2\nnum.io.threads=2\nlog.cleaner.backoff.ms=200\n\
+             authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer\nsuper.users=User:ANONYMOUS\n\
+             allow.everyone.if.no.acl.found=true\n{security}",
             self.data.path().join("log").display()
         )
     }
@@ -211,6 +213,19 @@ impl KafkaServer {
     pub async fn delete_topic(&self, name: &str) {
         let admin: AdminClient<DefaultClientContext> = self.client().create().unwrap();
         admin.delete_topics(&[name], &AdminOptions::new()).await.unwrap().remove(0).unwrap();
+    }
+
+    /// From now on [`USER`] may do nothing with a topic but this. Who has no user may do everything.
+    pub fn allow_only(&self, topic: &str, operation: &str) {
+        let (user, _) = USER;
+        let allowed = Command::new(tool("kafka", "KAFKA"))
+            .arg("org.apache.kafka.tools.AclCommand")
+            .args(["--bootstrap-server", &self.bootstrap(), "--add", "--topic", topic, "--operation", operation])
+            .args(["--allow-principal", &format!("User:{user}")])
+            .env("KAFKA_JVM", "-Xmx128m -XX:+UseSerialGC -XX:TieredStopAtLevel=1 -Xshare:auto")
+            .output()
+            .unwrap();
+        assert!(allowed.status.success(), "{allowed:?}");
     }
 
     /// A way to publish.

@@ -9,6 +9,7 @@ mod kafka;
 mod order;
 mod postgres;
 mod redrive;
+mod redrive_kafka;
 mod stop;
 mod stores;
 mod support;

@@ -50,7 +50,7 @@ delivery: {attemptTimeoutSeconds: 2, deadLetter: {subject: dlq.emails}}";
 }
 
 /// What it said at the end, if it succeeded as expected.
-fn summary(output: &Output, success: bool) -> String {
+pub(crate) fn summary(output: &Output, success: bool) -> String {
     let said = String::from_utf8_lossy(&output.stdout);
     assert_eq!(output.status.success(), success, "{said}");
     said.lines().last().unwrap_or_default().to_owned()

@@ -26,7 +26,8 @@ const SLICE: Duration = Duration::from_millis(500);
 /// Events that are served then. The library does not say whether there are more.
 const EVENTS_MAX: u32 = 100;
 
-struct Context(Arc<LastFailure>);
+/// A client that is looked after by nobody: what it says of its connections is kept.
+pub(crate) struct Context(pub(crate) Arc<LastFailure>);
 
 impl ClientContext for Context {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
@@ -126,7 +127,8 @@ fn answer(
     }
 }
 
-fn destroy(client: BaseConsumer<Context>) {
+/// Destroys a client, and waits for that a bounded time.
+pub(crate) fn destroy(client: BaseConsumer<Context>) {
     let (sender, receiver) = mpsc::sync_channel::<()>(1);
     let destroying = thread::Builder::new().name("kafka check".to_owned()).spawn(move || {
         drop(client);

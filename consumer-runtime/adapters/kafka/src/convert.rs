@@ -47,7 +47,7 @@ pub(crate) fn delivery(
 }
 
 /// The headers of a record. The library panics over a name that is not UTF-8; such a header is left out.
-fn headers_from(headers: &BorrowedHeaders) -> Headers {
+pub(crate) fn headers_from(headers: &BorrowedHeaders) -> Headers {
     let read = |index| {
         let Header { key, value } = headers.get(index);
         (key.to_owned(), value.map(Bytes::copy_from_slice).unwrap_or_default())

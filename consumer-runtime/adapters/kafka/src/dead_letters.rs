@@ -66,8 +66,13 @@ impl KafkaDeadLetters {
 
     async fn send(&self, producer: &Producer, letter: &DeadLetter, message: &(Headers, Bytes)) -> KafkaResult<()> {
         let (headers, payload) = message;
-        let record =
-            Record { topic: &self.options.topic, key: letter.key.as_deref(), headers: headers_to(headers), payload };
+        let record = Record {
+            topic: &self.options.topic,
+            partition: None,
+            key: letter.key.as_deref(),
+            headers: headers_to(headers),
+            payload,
+        };
         producer.send(record).await
     }
 }

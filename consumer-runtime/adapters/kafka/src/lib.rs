@@ -1,4 +1,4 @@
-//! Kafka: the source, and dead letters.
+//! Kafka: the source, dead letters, and what a redrive needs of them.
 //!
 //! A thread of its own serves the client: it polls always, so that rebalances are answered whatever the handlers do.
 //! Each partition has a queue of its own in the client, its lane, and only the reader takes from it, as much as the
@@ -13,10 +13,14 @@ mod context;
 mod convert;
 mod dead_letters;
 mod lanes;
+mod letters;
+mod letters_reader;
+mod log;
 mod metrics;
 mod monitor;
 mod producer;
 mod reader;
+mod retention;
 mod secret;
 mod settler;
 mod start;
@@ -26,9 +30,12 @@ mod worker;
 pub use crate::{
     client::{Auth, ConnectionOptions, Mechanism, TlsOptions},
     dead_letters::{DeadLetterOptions, KafkaDeadLetters},
+    letters::{KafkaLetterKeeper, open_letters},
+    letters_reader::KafkaLetterReader,
     metrics::Metrics,
     monitor::LagProbe,
     reader::KafkaReader,
+    retention::kept,
     secret::MountedSecret,
     settler::KafkaSettler,
     start::{InitialPosition, KafkaOptions, KafkaSource, Timing, open},

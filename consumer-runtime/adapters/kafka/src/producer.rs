@@ -40,6 +40,8 @@ pub(crate) struct Producer(ThreadedProducer<Context>);
 /// A record to be sent.
 pub(crate) struct Record<'a> {
     pub(crate) topic: &'a str,
+    /// `None`: by the key.
+    pub(crate) partition: Option<i32>,
     pub(crate) key: Option<&'a [u8]>,
     pub(crate) headers: OwnedHeaders,
     pub(crate) payload: &'a [u8],
@@ -66,7 +68,7 @@ impl Producer {
         let mut base = BaseRecord::<[u8], [u8], Word>::with_opaque_to(record.topic, Box::new(sender))
             .payload(record.payload)
             .headers(record.headers);
-        base.key = record.key;
+        (base.key, base.partition) = (record.key, record.partition);
         self.0.send(base).map_err(|(error, _)| error)?;
         receiver.await.unwrap_or(Err(KafkaError::Canceled))
     }

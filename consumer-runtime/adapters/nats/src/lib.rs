@@ -15,11 +15,10 @@ pub use crate::{
     dead_letters::{CoreDeadLetters, DeadLetterOptions, JetStreamDeadLetters},
     jetstream::{
         lag::LagProbe,
-        letters::{DeadLetterStream, LettersError, StoredLetter},
-        letters_source::{LetterReader, LetterSettler, Selection},
+        letters::{DeadLetterStream, StreamLetterReader},
         reader::JetStreamReader,
         settler::JetStreamSettler,
-        setup::{InitialPosition, JetStreamOptions, JetStreamSource, Kept, set_up},
+        setup::{InitialPosition, JetStreamOptions, JetStreamSource, set_up},
     },
     secret::MountedSecret,
     tls::TlsOptions,

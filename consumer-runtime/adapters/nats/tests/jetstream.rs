@@ -11,6 +11,7 @@ use millrace_core::{
     backoff::Backoff,
     delivery::Receipt,
     health::{Health, Part, TroubleReason},
+    letters::{LetterKeeper as _, LetterReader as _},
     ports::{DeadLetters, Reader, Settler},
     settle::Settlement,
     window::Budget,
@@ -209,18 +210,19 @@ async fn a_dead_letter_is_read_back_with_the_payload_that_was_left_at_its_origin
     context.publish("dlq.emails", "not a dead letter".into()).await.unwrap().await.unwrap();
     let letters = DeadLetterStream::open(&replica.connection, "dlq.emails").await.unwrap();
 
-    let first = letters.next(0).await.unwrap().unwrap();
+    let mut reader = letters.reader();
+    let first = reader.next().await.unwrap().unwrap();
     assert_eq!(first.letter.unwrap(), large);
-    let second = letters.next(first.sequence).await.unwrap().unwrap();
+    let second = reader.next().await.unwrap().unwrap();
     assert!(second.letter.unwrap_err().contains("no dead letter"));
-    assert!(letters.next(second.sequence).await.unwrap().is_none());
+    assert!(reader.next().await.unwrap().is_none());
 
     context.get_stream("ORDERS").await.unwrap().purge().await.unwrap();
-    let gone = letters.next(0).await.unwrap().unwrap().letter.unwrap_err();
+    let gone = letters.reader().next().await.unwrap().unwrap().letter.unwrap_err();
     assert!(gone.contains("cannot be read at its origin"), "{gone}");
-    letters.remove(first.sequence).await.unwrap();
-    letters.remove(first.sequence).await.unwrap();
-    assert_eq!(letters.next(0).await.unwrap().unwrap().sequence, second.sequence);
+    letters.take_out(first.place, &large.id).await.unwrap();
+    letters.take_out(first.place, &large.id).await.unwrap();
+    assert_eq!(letters.reader().next().await.unwrap().unwrap().place, second.place);
 }
 
 /// The trouble that a set-up ends in.

@@ -87,6 +87,7 @@ impl Group {
             clock: Arc::clone(&self.clock),
             health: Arc::new(Health::starting([Part::Broker])),
             metrics: self.metrics.clone(),
+            tracing: None,
         };
         let (stop, stopped) = oneshot::channel();
         #[expect(clippy::disallowed_methods, reason = "the test owns the handle")]

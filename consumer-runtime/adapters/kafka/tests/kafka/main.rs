@@ -3,6 +3,7 @@
 
 mod dead_letters;
 mod ledger;
+mod letters;
 mod mock;
 mod security;
 mod source;

@@ -6,8 +6,12 @@ use async_nats::jetstream::{
     message::StreamMessage,
     stream::{RawMessageErrorKind, Stream},
 };
+use async_trait::async_trait;
 use bytes::Bytes;
-use millrace_core::health::{Trouble, TroubleReason};
+use millrace_core::{
+    health::{Trouble, TroubleReason},
+    letters::{LetterKeeper, LetterPlace, LetterReader, LettersError, StoredLetter},
+};
 use millrace_events::{DeadLetter, Origin};
 
 use crate::{
@@ -25,32 +29,11 @@ pub struct DeadLetterStream {
     last: u64,
 }
 
-/// A dead letter in its stream.
-#[derive(Clone, Debug)]
-pub struct StoredLetter {
-    /// Its place there.
-    pub sequence: u64,
-    /// The dead letter, or why it is none.
-    pub letter: Result<DeadLetter, String>,
-}
-
-/// A dead letter that could not be read, put back or taken out.
-#[derive(Debug, thiserror::Error)]
-pub enum LettersError {
-    /// The stream cannot be read.
-    #[error("failed to read the dead letters: {0}")]
-    Read(String),
-    /// The message was not taken by the broker.
-    #[error("failed to put a dead letter back: {0}")]
-    PutBack(String),
-    /// The broker knows a message with its id and has dropped this one.
-    #[error(
-        "the broker still remembers the message and dropped its copy: try again after the stream's duplicate window"
-    )]
-    Remembered,
-    /// It is still in its stream.
-    #[error("failed to take a dead letter out of its stream: {0}")]
-    Remove(String),
+/// Reads the dead letters of a stream, in the order in which they were written.
+#[derive(Debug)]
+pub struct StreamLetterReader {
+    letters: DeadLetterStream,
+    behind: u64,
 }
 
 impl DeadLetterStream {
@@ -77,20 +60,20 @@ impl DeadLetterStream {
         Ok(Self { context, stream, subject: subject.to_owned(), last })
     }
 
-    /// The first dead letter behind a place; nothing when there is none that was there when the stream was opened.
-    ///
-    /// # Errors
-    /// When the stream cannot be read.
-    pub async fn next(&self, behind: u64) -> Result<Option<StoredLetter>, LettersError> {
+    /// Reads them from the first on.
+    pub fn reader(&self) -> StreamLetterReader {
+        StreamLetterReader { letters: self.clone(), behind: 0 }
+    }
+
+    /// The first message behind a place; nothing when there is none that was there when the stream was opened.
+    async fn message_behind(&self, behind: u64) -> Result<Option<StreamMessage>, LettersError> {
         let from = behind.saturating_add(1);
-        let found = self.stream.get_first_raw_message_by_subject(&self.subject, from).await;
-        let message = match found {
-            Ok(message) if message.sequence <= self.last => message,
-            Ok(_) => return Ok(None),
-            Err(error) if matches!(error.kind(), RawMessageErrorKind::NoMessageFound) => return Ok(None),
-            Err(error) => return Err(LettersError::Read(error.to_string())),
-        };
-        Ok(Some(StoredLetter { sequence: message.sequence, letter: self.letter(message).await }))
+        match self.stream.get_first_raw_message_by_subject(&self.subject, from).await {
+            Ok(message) if message.sequence <= self.last => Ok(Some(message)),
+            Ok(_) => Ok(None),
+            Err(error) if matches!(error.kind(), RawMessageErrorKind::NoMessageFound) => Ok(None),
+            Err(error) => Err(LettersError::Read(error.to_string())),
+        }
     }
 
     /// The dead letter that a message is, with its payload, wherever that is.
@@ -111,30 +94,43 @@ impl DeadLetterStream {
         let stream = self.context.get_stream(stream).await.map_err(|error| gone(&error))?;
         stream.get_raw_message(sequence).await.map(|message| message.payload).map_err(|error| gone(&error))
     }
+}
 
-    /// Publishes the original message again, on its own subject, and returns when the broker has it.
-    ///
-    /// # Errors
-    /// When the broker does not confirm it, or has dropped it as a message that it knows.
-    pub async fn put_back(&self, letter: &DeadLetter) -> Result<(), LettersError> {
+#[async_trait]
+impl LetterReader for StreamLetterReader {
+    async fn next(&mut self) -> Result<Option<StoredLetter>, LettersError> {
+        let Some(message) = self.letters.message_behind(self.behind).await? else { return Ok(None) };
+        let sequence = message.sequence;
+        let letter = self.letters.letter(message).await;
+        // Only now: until then the call may be dropped.
+        self.behind = sequence;
+        Ok(Some(StoredLetter { place: LetterPlace { partition: None, sequence }, letter }))
+    }
+}
+
+#[async_trait]
+impl LetterKeeper for DeadLetterStream {
+    async fn put_back(&self, letter: &DeadLetter) -> Result<(), LettersError> {
         let headers = headers_to(&letter.replay_headers());
         let subject = letter.origin.subject.clone();
         let failed = |error: &dyn std::fmt::Display| LettersError::PutBack(error.to_string());
         let sent = self.context.publish_with_headers(subject, headers, letter.payload.clone()).await;
         let confirmed = sent.map_err(|error| failed(&error))?.await.map_err(|error| failed(&error))?;
-        if confirmed.duplicate { Err(LettersError::Remembered) } else { Ok(()) }
+        if confirmed.duplicate {
+            return Err(failed(
+                &"the broker still remembers the message and dropped its copy: try again after the stream's duplicate window",
+            ));
+        }
+        Ok(())
     }
 
-    /// Takes a dead letter out of its stream. One that is not there any more is out.
-    ///
-    /// # Errors
-    /// When the broker does not confirm it.
-    pub async fn remove(&self, sequence: u64) -> Result<(), LettersError> {
-        match self.stream.delete_message(sequence).await {
+    /// Deletes it. One that is not there any more is out.
+    async fn take_out(&self, place: LetterPlace, _letter_id: &str) -> Result<(), LettersError> {
+        match self.stream.delete_message(place.sequence).await {
             Ok(_) => Ok(()),
-            Err(error) => match self.stream.get_raw_message(sequence).await {
+            Err(error) => match self.stream.get_raw_message(place.sequence).await {
                 Err(gone) if matches!(gone.kind(), RawMessageErrorKind::NoMessageFound) => Ok(()),
-                _ => Err(LettersError::Remove(error.to_string())),
+                _ => Err(LettersError::TakeOut(error.to_string())),
             },
         }
     }

@@ -2,7 +2,6 @@
 
 pub(crate) mod lag;
 pub(crate) mod letters;
-pub(crate) mod letters_source;
 pub(crate) mod pin;
 mod pull;
 pub(crate) mod reader;

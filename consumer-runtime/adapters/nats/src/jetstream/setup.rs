@@ -10,6 +10,7 @@ use async_nats::jetstream::{
 };
 use millrace_core::{
     health::{Health, Part, Trouble, TroubleReason},
+    kept::Kept,
     time::Clock,
 };
 use tracing::info;
@@ -70,24 +71,11 @@ pub struct JetStreamSource {
     pub kept: Kept,
 }
 
-/// How long a stream keeps an event that is handled, and may so deliver it again.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Kept {
-    /// It goes with its acknowledgement.
-    UntilAcked,
-    /// For this long after it was published.
-    For(Duration),
-    /// Until there is no room for it.
-    Forever,
-}
-
-impl Kept {
-    fn by(config: &stream::Config) -> Self {
-        match config.retention {
-            RetentionPolicy::Interest | RetentionPolicy::WorkQueue => Self::UntilAcked,
-            RetentionPolicy::Limits if config.max_age.is_zero() => Self::Forever,
-            RetentionPolicy::Limits => Self::For(config.max_age),
-        }
+fn kept_by(config: &stream::Config) -> Kept {
+    match config.retention {
+        RetentionPolicy::Interest | RetentionPolicy::WorkQueue => Kept::UntilAcked,
+        RetentionPolicy::Limits if config.max_age.is_zero() => Kept::Forever,
+        RetentionPolicy::Limits => Kept::For(config.max_age),
     }
 }
 
@@ -103,7 +91,7 @@ pub async fn set_up(
 ) -> Result<JetStreamSource, Trouble> {
     let durable = Durable { connection: connection.clone(), options: options.clone() };
     let found = durable.prepare().await?;
-    let (stream, kept) = (found.name.clone(), Kept::by(&found));
+    let (stream, kept) = (found.name.clone(), kept_by(&found));
     info!(stream, durable = options.durable, "consuming");
     health.works(Part::Broker);
     let pinned = options.in_order.then(|| Pinned::new(connection.clone(), &stream, &options.durable));
