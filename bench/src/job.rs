@@ -5,7 +5,9 @@ use std::{
     process::{Command, Stdio},
 };
 
+use millrace_engine::tasks;
 use serde::{Deserialize, Serialize};
+use tokio::task::block_in_place;
 
 use crate::{loops, orders::Orders, runtime};
 
@@ -94,19 +96,23 @@ impl Job {
         serde_json::from_slice(&output.stdout).unwrap()
     }
 
-    /// Runs it in this process.
-    pub(crate) fn run(&self) -> Run {
+    /// Runs it in this process, in one of the async runtime's own threads.
+    pub(crate) fn run(self) -> Run {
         let tokio = consumer_runtime::async_runtime().unwrap();
-        tokio.block_on(async {
-            match (&self.what, &self.broker) {
-                (What::Runtime(settings), _) => Box::pin(runtime::run(self, settings)).await,
-                (What::Raw, Broker::JetStream(url)) => Box::pin(loops::jetstream::raw(self, url)).await,
-                (What::HandWritten, Broker::JetStream(url)) => Box::pin(loops::jetstream::hand_written(self, url)).await,
-                (What::Raw, Broker::Kafka(address, partitions)) => loops::kafka::raw(self, address, *partitions),
-                (What::HandWritten, Broker::Kafka(address, partitions)) => {
-                    loops::kafka::hand_written(self, address, *partitions)
-                }
+        tokio.block_on(async { tasks::spawn("run", self.consume()).await }).unwrap()
+    }
+
+    async fn consume(self) -> Run {
+        match (&self.what, &self.broker) {
+            (What::Runtime(settings), _) => Box::pin(runtime::run(&self, settings)).await,
+            (What::Raw, Broker::JetStream(url)) => Box::pin(loops::jetstream::raw(&self, url)).await,
+            (What::HandWritten, Broker::JetStream(url)) => Box::pin(loops::jetstream::hand_written(&self, url)).await,
+            (What::Raw, Broker::Kafka(address, partitions)) => {
+                block_in_place(|| loops::kafka::raw(&self, address, *partitions))
             }
-        })
+            (What::HandWritten, Broker::Kafka(address, partitions)) => {
+                block_in_place(|| loops::kafka::hand_written(&self, address, *partitions))
+            }
+        }
     }
 }

@@ -7,8 +7,9 @@ use millrace_testkit::{kafka_server::KafkaServer, nats_server::NatsServer, postg
 use crate::{
     job::{Broker, Job, Run, Settings, What},
     orders::Orders,
-    process, seed,
+    process,
     report::Report,
+    seed,
 };
 
 /// Partitions of the topic.
@@ -122,19 +123,22 @@ impl Plan {
         std::fs::create_dir_all(data.path().join("secrets/store")).unwrap();
         std::fs::write(data.path().join("secrets/store/url"), postgres.url()).unwrap();
         let url = || Broker::JetStream(nats.url());
-        let mut whole = Part::new(
-            self.rounds,
-            url(),
-            "ORDERS",
-            Orders { messages: self.jetstream, duplicates: true },
-            0,
-        );
+        let mut whole =
+            Part::new(self.rounds, url(), "ORDERS", Orders { messages: self.jetstream, duplicates: true }, 0);
         let mut part = Part::new(self.rounds, url(), "STORES", orders, 0);
         for round in part.rounds() {
             let raw = whole.run("raw", What::Raw, report);
             for (name, what, store) in [
-                ("J5", "claims in a file (fsync), 256 workers: of the raw loop", "{embedded: {volumeClaim: {size: 1Gi}}}"),
-                ("J6", "claims in PostgreSQL, 256 workers: of the raw loop", "{postgres: {connectionSecretRef: {name: db}}}"),
+                (
+                    "J5",
+                    "claims in a file (fsync), 256 workers: of the raw loop",
+                    "{embedded: {volumeClaim: {size: 1Gi}}}",
+                ),
+                (
+                    "J6",
+                    "claims in PostgreSQL, 256 workers: of the raw loop",
+                    "{postgres: {connectionSecretRef: {name: db}}}",
+                ),
                 ("J7", "claims in JetStream KV, 256 workers: of the raw loop", "{jetStreamKV: {bucket: claims-ROUND}}"),
             ] {
                 // Each run has a store that knows nothing.

@@ -75,8 +75,7 @@ async fn at_rest(nats: &NatsServer, program: &Path, rounds: u32, report: &mut Re
 
 fn job(nats: &NatsServer, source: &str, group: &str, orders: Orders, store: &str) -> Job {
     let folder = std::env::temp_dir();
-    let settings =
-        Settings { store: store.to_owned(), more: String::new(), consumer: group.to_owned(), folder };
+    let settings = Settings { store: store.to_owned(), more: String::new(), consumer: group.to_owned(), folder };
     Job {
         what: What::Runtime(settings),
         broker: Broker::JetStream(nats.url()),

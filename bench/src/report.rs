@@ -52,7 +52,8 @@ impl Report {
         }
         let mut line = String::from("bench:");
         for name in LINE {
-            let value = self.measures.get(name).map_or_else(|| "-".to_owned(), |measure| figure(spread(&measure.values).1));
+            let value =
+                self.measures.get(name).map_or_else(|| "-".to_owned(), |measure| figure(spread(&measure.values).1));
             write!(line, " {name}={value}").unwrap();
         }
         println!("{line}");
@@ -69,5 +70,11 @@ fn spread(values: &[f64]) -> (f64, f64, f64) {
 }
 
 fn figure(value: f64) -> String {
-    if value >= 1000.0 { format!("{value:.0}") } else if value >= 10.0 { format!("{value:.1}") } else { format!("{value:.2}") }
+    if value >= 1000.0 {
+        format!("{value:.0}")
+    } else if value >= 10.0 {
+        format!("{value:.1}")
+    } else {
+        format!("{value:.2}")
+    }
 }

@@ -16,7 +16,7 @@ use std::{path::Path, process::ExitCode, sync::Arc};
 use clap::Parser as _;
 use millrace_config::{AddressRanges, RuntimeConfig};
 use millrace_core::ports::Handler;
-use millrace_engine::{Drained, Engine};
+use millrace_engine::{Drained, Engine, tasks};
 use tracing::{error, info};
 
 use crate::{
@@ -46,7 +46,14 @@ pub fn main() -> ExitCode {
         }
     };
     match async_runtime() {
-        Ok(runtime) => runtime.block_on(run(args, config)),
+        // In one of the runtime's own threads: woken from outside of them, the intake would cost a switch of threads each
+        // time.
+        Ok(runtime) => {
+            runtime.block_on(async { tasks::spawn("run", run(args, config)).await }).unwrap_or_else(|error| {
+                error!(%error, "ended by a panic");
+                ExitCode::FAILURE
+            })
+        }
         Err(error) => {
             error!(%error, "failed to start the async runtime");
             ExitCode::FAILURE

@@ -92,7 +92,8 @@ pub(crate) struct Committed {
 impl Committed {
     pub(crate) fn of(job: &Job, address: &str, partitions: i32) -> Self {
         let mut config = ClientConfig::new();
-        let client: BaseConsumer = config.set("bootstrap.servers", address).set("group.id", &job.group).create().unwrap();
+        let client: BaseConsumer =
+            config.set("bootstrap.servers", address).set("group.id", &job.group).create().unwrap();
         let end = (0..partitions).map(|one| client.fetch_watermarks(&job.source, one, REQUEST).unwrap().1).sum();
         Self { client, topic: job.source.clone(), partitions, end }
     }

@@ -32,7 +32,7 @@ pub(crate) async fn claim(shared: &Shared, delivery: &Delivery, event: &Event) -
     };
     let asked_at = shared.clock.monotonic();
     let answer = store.claim(&key, &Wish { fingerprint: &fingerprint, lease: shared.policy.lease }).await;
-    shared.metrics.store_took("claim", shared.clock.monotonic().since(asked_at));
+    shared.metrics.claim_seconds.observe(shared.clock.monotonic().since(asked_at).as_secs_f64());
     match answer {
         Ok(Claim::Claimed(claimed)) => {
             // A handler that records its effect itself has had none, or the claim would have met the record.
@@ -68,7 +68,7 @@ pub(crate) async fn claim(shared: &Shared, delivery: &Delivery, event: &Event) -
 /// What an event is known by, and what tells it from another one that is known by the same.
 fn identity(shared: &Shared, delivery: &Delivery, event: &Event) -> Option<(Key, String)> {
     let consumer = &shared.policy.consumer;
-    let replays = replays(&delivery.headers, &consumer.to_string());
+    let replays = replays(&delivery.headers, &shared.consumer);
     match &shared.policy.idempotency_key {
         None => Some((Key::new(consumer, event).replayed(replays), fingerprint(event))),
         // Whoever chooses a key says that events with the same value are the same, whatever else they say.

@@ -52,7 +52,11 @@ async fn settlement_of(shared: &Shared, delivery: &mut Delivery) -> Option<Settl
         shared.metrics.ignored.inc();
         return Some(Settlement::Done);
     }
-    let Some(turn) = shared.handing_back.run_until_cancelled(shared.pace.turn()).await else {
+    let turn = match shared.pace.unlimited() {
+        Some(turn) => Some(turn),
+        None => shared.handing_back.run_until_cancelled(shared.pace.turn()).await,
+    };
+    let Some(turn) = turn else {
         shared.metrics.handed_back.inc();
         return Some(Settlement::RetryAfter(Duration::ZERO));
     };
@@ -73,7 +77,7 @@ async fn settlement_of(shared: &Shared, delivery: &mut Delivery) -> Option<Settl
     };
     let number = attempt_number(shared, delivery, hold.as_ref());
     let trace = shared.trace(&event, delivery);
-    let left = shared.policy.retry.left(delivery.published_at, shared.clock.wall());
+    let left = shared.policy.retry.left(delivery.published_at, || shared.clock.wall());
     if let Some(given_up) = used_up(shared, number, left) {
         return give_up(shared, delivery, hold, given_up.traced(trace, &event)).await;
     }

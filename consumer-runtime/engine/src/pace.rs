@@ -19,6 +19,11 @@ impl Pace {
         Self { bucket: rate.map(TokenBucket::new).map(Mutex::new), queue: tokio::sync::Mutex::new(()), clock }
     }
 
+    /// Leave to start at once, where nothing limits the rate.
+    pub(crate) fn unlimited(&self) -> Option<Turn<'_>> {
+        self.bucket.is_none().then_some(Turn { bucket: None })
+    }
+
     /// Waits until an attempt may start.
     pub(crate) async fn turn(&self) -> Turn<'_> {
         let Some(bucket) = &self.bucket else { return Turn { bucket: None } };

@@ -19,6 +19,8 @@ use crate::{OnExhausted, Policy, Tracing, circuit::Circuit, gate::Gate, metrics:
 /// What the tasks of one engine share. No lock is held over an await.
 pub(crate) struct Shared {
     pub(crate) policy: Policy,
+    /// Who consumes, as text.
+    pub(crate) consumer: String,
     pub(crate) settler: Arc<dyn Settler>,
     pub(crate) store: Option<Arc<dyn IdempotencyStore>>,
     pub(crate) handler: Arc<dyn Handler>,
@@ -70,6 +72,7 @@ impl Shared {
             circuit: Circuit::new(policy.circuit, Arc::clone(&health), metrics.clone()),
             pace: Pace::new(policy.rate, Arc::clone(&clock)),
             handing_back: CancellationToken::new(),
+            consumer: policy.consumer.to_string(),
             policy,
             settler,
             store,
@@ -99,22 +102,39 @@ impl Shared {
         self.window.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Registers a delivery: in the lane, and, when it is new, in the window.
-    pub(crate) fn begin(&self, delivery: &Delivery) -> Begun {
-        let begun = self.lane().begin(delivery);
-        if begun == Begun::New {
-            self.window().take(delivery.size());
-            self.metrics.in_flight.inc();
-        }
-        begun
+    /// Registers deliveries: in the lane, and, those that are new, in the window. Returns these.
+    pub(crate) fn begin(&self, mut batch: Vec<Delivery>) -> Vec<Delivery> {
+        let (mut lane, mut window) = (self.lane(), self.window());
+        batch.retain(|delivery| {
+            let is_new = lane.begin(delivery) == Begun::New;
+            if is_new {
+                window.take(delivery.size());
+            }
+            is_new
+        });
+        self.metrics.in_flight.inc_by(i64::try_from(batch.len()).unwrap_or(i64::MAX));
+        batch
     }
 
     /// Ends a delivery: intake may read again, and the successor in its order may start.
     pub(crate) fn end(&self, delivery: &Delivery) {
-        if self.lane().end(delivery.position) {
-            self.window().give_back(delivery.size());
-            self.metrics.in_flight.dec();
+        let (ended, nothing_left) = {
+            let mut lane = self.lane();
+            (lane.end(delivery.position), lane.is_empty())
+        };
+        if !ended {
+            return;
+        }
+        let has_room = {
+            let mut window = self.window();
+            window.give_back(delivery.size());
+            window.is_worth_filling()
+        };
+        self.metrics.in_flight.dec();
+        if has_room || nothing_left {
             self.room.notify_one();
+        }
+        if self.policy.ordering != Ordering::Unordered {
             let successor = self.sequencer().leave(delivery.position);
             if let Some(successor) = successor {
                 self.start(successor);
@@ -166,7 +186,10 @@ impl Shared {
     /// Waits until there is room in the window, and says how much.
     pub(crate) async fn room(&self) -> Budget {
         loop {
-            let budget = self.window().budget();
+            let budget = {
+                let window = self.window();
+                window.budget().filter(|_| window.is_worth_filling())
+            };
             if let Some(budget) = budget {
                 return budget;
             }
