@@ -106,7 +106,7 @@ async fn settlement_of(shared: &Shared, delivery: &mut Delivery) -> Option<Settl
     match (next, outcome) {
         (Next::Complete, _) => {
             shared.metrics.handled.inc();
-            if shared.handler.records() { Some(Settlement::Done) } else { done(shared, hold).await }
+            done(shared, hold).await
         }
         (Next::RetryAfter(delay), outcome) => {
             if spent && shared.settler.redelivery().ack_wait().is_none() {
@@ -159,8 +159,17 @@ async fn done(shared: &Shared, hold: Option<Hold>) -> Option<Settlement> {
     let Some(hold) = hold else {
         return Some(Settlement::Done);
     };
-    match record(shared, &hold, &hold.claimed.ended(State::Done)).await {
-        Recorded::Yes => Some(Settlement::Done),
+    let recorded = if shared.handler.records() {
+        // In the transaction of its effect.
+        Recorded::Yes
+    } else {
+        record(shared, &hold, &hold.claimed.ended(State::Done)).await
+    };
+    match recorded {
+        Recorded::Yes => {
+            shared.done_here(&hold);
+            Some(Settlement::Done)
+        }
         Recorded::Fenced | Recorded::Unavailable => {
             // The effect happened and nothing says so: whoever has the event next may repeat it.
             shared.metrics.possible_duplicates.inc();

@@ -5,9 +5,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use millrace_core::{
     delivery::Delivery,
     health::Health,
+    key::Key,
     lane::{Begun, Lane},
     order::{Ordering, Sequencer},
-    ports::{Handler, IdempotencyStore, Settler},
+    ports::{Handler, Hold, IdempotencyStore, Settler},
+    seen::{Seen, Sight},
     time::Clock,
     window::{Budget, Window, WindowLimits},
 };
@@ -16,6 +18,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{OnExhausted, Policy, Tracing, circuit::Circuit, gate::Gate, metrics::Metrics, pace::Pace};
 
+/// Events that are known to be done without asking the store: what is likely to come again soon, in 2 MiB.
+const DONE_HERE_MAX: usize = 65_536;
+
 /// What the tasks of one engine share. No lock is held over an await.
 pub(crate) struct Shared {
     pub(crate) policy: Policy,
@@ -23,6 +28,8 @@ pub(crate) struct Shared {
     pub(crate) consumer: String,
     pub(crate) settler: Arc<dyn Settler>,
     pub(crate) store: Option<Arc<dyn IdempotencyStore>>,
+    /// Events that are done and recorded as such by this process, in front of a store that is slower to ask.
+    done_here: Option<Seen>,
     pub(crate) handler: Arc<dyn Handler>,
     pub(crate) on_exhausted: OnExhausted,
     pub(crate) tracing: Option<Tracing>,
@@ -73,6 +80,10 @@ impl Shared {
             pace: Pace::new(policy.rate, Arc::clone(&clock)),
             handing_back: CancellationToken::new(),
             consumer: policy.consumer.to_string(),
+            done_here: store
+                .as_ref()
+                .filter(|store| store.is_durable())
+                .map(|_| Seen::new(DONE_HERE_MAX, policy.known_for)),
             policy,
             settler,
             store,
@@ -91,6 +102,19 @@ impl Shared {
             lane: Mutex::new(Lane::new(ack_wait)),
             window: Mutex::new(Window::new(limits)),
             room: Notify::new(),
+        }
+    }
+
+    /// Whether this very event was done here. If not, the store knows.
+    pub(crate) fn was_done_here(&self, key: &Key, fingerprint: &str) -> bool {
+        let sight = self.done_here.as_ref().map(|seen| seen.look(key, fingerprint, self.clock.monotonic()));
+        sight == Some(Sight::Done)
+    }
+
+    /// An event is done, and the store has it.
+    pub(crate) fn done_here(&self, hold: &Hold) {
+        if let Some(seen) = &self.done_here {
+            seen.note(&hold.key, &hold.claimed.record.fingerprint, self.clock.monotonic());
         }
     }
 
