@@ -26,7 +26,7 @@ impl Orders {
         let mut next = 0;
         let mut random = fastrand::Rng::with_seed(7);
         (1..=self.messages).map(move |message| {
-            if self.duplicates && message % DUPLICATE_EVERY == 0 {
+            if self.duplicates && message.is_multiple_of(DUPLICATE_EVERY) {
                 return next - 1 - random.u64(0..next.min(DISTANCE_MAX));
             }
             next += 1;

@@ -65,7 +65,7 @@ fn poll(job: &Job, address: &str, partitions: i32, mut handle: impl FnMut(&[u8])
         handle(message.payload().unwrap_or_default());
         next[usize::try_from(message.partition()).unwrap()] = message.offset() + 1;
         taken += 1;
-        if taken % COMMIT_AFTER == 0 {
+        if taken.is_multiple_of(COMMIT_AFTER) {
             client.commit(&list(job, &next), CommitMode::Async).unwrap();
         }
     }

@@ -44,7 +44,7 @@ impl Hasher for Itself {
 
     fn write_u128(&mut self, number: u128) {
         // The ids of a measurement differ in their low bits; tables look at the high ones too.
-        self.0 = (number as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        self.0 = u64::try_from(number & u128::from(u64::MAX)).unwrap().wrapping_mul(0x9E37_79B9_7F4A_7C15);
     }
 
     fn finish(&self) -> u64 {

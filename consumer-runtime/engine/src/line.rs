@@ -52,11 +52,7 @@ async fn settlement_of(shared: &Shared, delivery: &mut Delivery) -> Option<Settl
         shared.metrics.ignored.inc();
         return Some(Settlement::Done);
     }
-    let turn = match shared.pace.unlimited() {
-        Some(turn) => Some(turn),
-        None => shared.handing_back.run_until_cancelled(shared.pace.turn()).await,
-    };
-    let Some(turn) = turn else {
+    let Some(turn) = shared.pace.turn_unless(&shared.handing_back).await else {
         shared.metrics.handed_back.inc();
         return Some(Settlement::RetryAfter(Duration::ZERO));
     };
