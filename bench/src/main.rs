@@ -54,6 +54,9 @@ struct Options {
     /// Only the parts whose names start with one of these: `jetstream`, `sleep`, `stores`, `kafka`, `process`.
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
+    /// So many times fewer messages, and one round: a test that the benchmark works.
+    #[arg(long, hide = true, default_value_t = 1)]
+    less: u64,
 }
 
 fn main() -> ExitCode {
@@ -66,6 +69,7 @@ fn main() -> ExitCode {
         Command::Smoke(options) => (options, Plan::smoke()),
         Command::Full(options) => (options, Plan::full()),
     };
+    let plan = if options.less > 1 { plan.reduced(options.less) } else { plan };
     let mut report = Report::default();
     let driver = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     driver.block_on(plan.measure(&options.runtime, &options.only, &mut report));

@@ -55,6 +55,18 @@ impl Plan {
         Self { rounds: 9, jetstream: 500_000, sleep: 200_000, stores: 100_000, kafka: 2_000_000, memory: 1_000_000 }
     }
 
+    /// One round with so many times fewer messages.
+    pub(crate) fn reduced(self, less: u64) -> Self {
+        Self {
+            rounds: 1,
+            jetstream: self.jetstream / less,
+            sleep: self.sleep / less,
+            stores: self.stores / less,
+            kafka: self.kafka / less,
+            memory: self.memory / less,
+        }
+    }
+
     pub(crate) async fn measure(&self, runtime: &Path, only: &[String], report: &mut Report) {
         let wanted = |part: &str| only.is_empty() || only.iter().any(|name| part.starts_with(name.as_str()));
         let nats = NatsServer::jetstream().await;
