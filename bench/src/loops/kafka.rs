@@ -14,8 +14,8 @@ use crate::{
     meter::Meter,
 };
 
-/// How long one request may take.
-const REQUEST: Duration = Duration::from_secs(10);
+/// How long one request may take, and the joining of a group on a broker that has had none yet.
+const REQUEST: Duration = Duration::from_secs(60);
 
 /// Messages after which what was taken is committed.
 const COMMIT_AFTER: u64 = 10_000;

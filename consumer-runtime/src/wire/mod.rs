@@ -130,6 +130,7 @@ impl Parts {
             clock: self.clock,
             health: self.health,
             metrics: self.metrics,
+            tracing: None,
         }
     }
 
