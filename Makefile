@@ -31,6 +31,12 @@ e2e: images ## The scenarios on a real cluster
 footprint: images ## Memory at rest, image size and time to the first ack of the runtime
 	@cargo run --quiet --locked -p millrace-e2e --bin footprint -- target/$$(rustc -vV | sed -n 's/^host: //p')/release
 
+bench-smoke: tools ## How fast: medians of five rounds beside hand-written loops, some four minutes
+	@bench/run smoke
+
+bench: tools ## The same with more events and rounds, for people
+	@bench/run full
+
 images: tools ## Builds the images as archives in ~/.cache/millrace/images
 	@deploy/images/build
 
@@ -43,4 +49,4 @@ cluster-down: ## Takes it down and leaves nothing behind
 tools: ## Builds the pinned tools that are missing
 	@deploy/tools/get nats-server kafka mailpit redis-server postgresql helm cargo-nextest >/dev/null
 
-.PHONY: help demo test check unit e2e footprint images cluster-up cluster-down tools
+.PHONY: help demo test check unit e2e footprint bench-smoke bench images cluster-up cluster-down tools

@@ -8,6 +8,7 @@ use std::{borrow::Cow, collections::BTreeMap};
 use bytes::Bytes;
 use percent_encoding::percent_decode_str;
 use serde::Deserialize;
+use serde_json::value::RawValue;
 
 use crate::{
     error::DecodeError,
@@ -19,13 +20,17 @@ use crate::{
     structured::Structured,
 };
 
-/// The fields of a JSON body that say which form it has. Each is refused when it stands there twice.
+/// The fields of a JSON body that say which form it has, as they stand there. Each is refused when it stands there twice.
 #[derive(Deserialize)]
-struct Probe {
-    specversion: Option<serde_json::Value>,
-    event_id: Option<serde_json::Value>,
-    event_type: Option<serde_json::Value>,
-    timestamp: Option<serde_json::Value>,
+struct Probe<'a> {
+    #[serde(borrow)]
+    specversion: Option<&'a RawValue>,
+    #[serde(borrow)]
+    event_id: Option<&'a RawValue>,
+    #[serde(borrow)]
+    event_type: Option<&'a RawValue>,
+    #[serde(borrow)]
+    timestamp: Option<&'a RawValue>,
 }
 
 /// How CloudEvents attributes stand in headers.
@@ -105,7 +110,7 @@ impl Event {
         if probe.specversion.is_some() {
             return Structured::read(payload);
         }
-        match &probe.event_id {
+        match probe.event_id {
             Some(id) => plain(id, &probe, payload, origin),
             None => raw(headers, payload, origin, Some(&probe)),
         }
@@ -113,10 +118,15 @@ impl Event {
 }
 
 /// The form-telling fields of a JSON object; `None` for other JSON.
-fn probe(payload: &Bytes) -> Result<Option<Probe>, DecodeError> {
-    json::check(payload).map_err(DecodeError::Json)?;
+fn probe(payload: &Bytes) -> Result<Option<Probe<'_>>, DecodeError> {
     let is_object = payload.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'{');
-    if is_object { serde_json::from_slice(payload).map(Some).map_err(DecodeError::Json) } else { Ok(None) }
+    if is_object {
+        let probe = serde_json::from_slice(payload).map_err(DecodeError::Json)?;
+        json::check_depth(payload).map_err(DecodeError::Json)?;
+        return Ok(Some(probe));
+    }
+    json::check(payload).map_err(DecodeError::Json)?;
+    Ok(None)
 }
 
 fn binary(binding: Binding, headers: &Headers, payload: &Bytes) -> Result<Event, DecodeError> {
@@ -170,15 +180,15 @@ fn unescaped(quoted: &str) -> String {
 }
 
 /// The shop's body without CloudEvents headers.
-fn plain(id: &serde_json::Value, probe: &Probe, payload: &Bytes, origin: &Origin) -> Result<Event, DecodeError> {
-    let id = id.as_str().ok_or(DecodeError::Attribute("event_id"))?;
-    let event_type = text(probe.event_type.as_ref()).ok_or(DecodeError::Attribute("event_type"))?;
+fn plain(id: &RawValue, probe: &Probe<'_>, payload: &Bytes, origin: &Origin) -> Result<Event, DecodeError> {
+    let id = text(Some(id)).ok_or(DecodeError::Attribute("event_id"))?;
+    let event_type = text(probe.event_type).ok_or(DecodeError::Attribute("event_type"))?;
     Ok(Event {
         id: EventId::new(id)?,
         source: origin.source(),
         event_type,
         subject: None,
-        time: text(probe.timestamp.as_ref()).and_then(|time| time.parse().ok()),
+        time: text(probe.timestamp).and_then(|time| time.parse().ok()),
         data_content_type: Some("application/json".to_owned()),
         extensions: BTreeMap::new(),
         data: payload.clone(),
@@ -186,7 +196,7 @@ fn plain(id: &serde_json::Value, probe: &Probe, payload: &Bytes, origin: &Origin
 }
 
 /// Any other JSON: an event of the type that its subject names.
-fn raw(headers: &Headers, payload: &Bytes, origin: &Origin, probe: Option<&Probe>) -> Result<Event, DecodeError> {
+fn raw(headers: &Headers, payload: &Bytes, origin: &Origin, probe: Option<&Probe<'_>>) -> Result<Event, DecodeError> {
     let message_id = match origin.broker {
         BrokerKind::JetStream | BrokerKind::Nats if headers.count("Nats-Msg-Id") > 1 => {
             return Err(DecodeError::Ambiguous("Nats-Msg-Id"));
@@ -195,7 +205,7 @@ fn raw(headers: &Headers, payload: &Bytes, origin: &Origin, probe: Option<&Probe
         BrokerKind::Kafka => None,
     };
     let id = message_id.or_else(|| origin.position_id()).ok_or(DecodeError::MissingId)?;
-    let event_type = probe.and_then(|probe| text(probe.event_type.as_ref())).unwrap_or_else(|| origin.subject.clone());
+    let event_type = probe.and_then(|probe| text(probe.event_type)).unwrap_or_else(|| origin.subject.clone());
     Ok(Event {
         id: EventId::new(id)?,
         source: origin.source(),
@@ -208,8 +218,10 @@ fn raw(headers: &Headers, payload: &Bytes, origin: &Origin, probe: Option<&Probe
     })
 }
 
-fn text(value: Option<&serde_json::Value>) -> Option<String> {
-    value.and_then(serde_json::Value::as_str).map(str::to_owned)
+/// A value as text, where it is one.
+fn text(value: Option<&RawValue>) -> Option<String> {
+    let raw = value?.get();
+    if raw.starts_with('"') { serde_json::from_str(raw).ok() } else { None }
 }
 
 pub(crate) fn check_spec_version(version: &str) -> Result<(), DecodeError> {

@@ -32,6 +32,9 @@ impl EventId {
         if text.len() > Self::MAX_BYTES {
             return Err(InvalidId::TooLong(text.len()));
         }
+        if text.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
+            return Ok(Self(text));
+        }
         match text.chars().find(|character| is_unprintable(*character)) {
             Some(character) => Err(InvalidId::Unprintable(u32::from(character))),
             None => Ok(Self(text)),

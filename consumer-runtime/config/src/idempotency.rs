@@ -191,7 +191,8 @@ pub struct Postgres {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", default)]
 pub struct Memory {
-    /// Largest number of event ids remembered. When it is reached, the oldest done ones are forgotten first.
+    /// Largest number of event ids remembered, in some 32 bytes each. When it is reached, the older half of those that
+    /// are done is forgotten.
     #[serde(default = "defaults::memory_max_entries")]
     #[cfg_attr(feature = "schema", schemars(range(min = 1000, max = 10_000_000)))]
     pub max_entries: u32,

@@ -17,7 +17,7 @@ pub enum Receipt {
     /// The broker forgets what it has sent: nothing is to be said.
     Nothing,
     /// The broker waits for a word on this subject.
-    Reply(String),
+    Reply(Bytes),
     /// The broker keeps a position for each lane, below which everything is settled.
     Place(Place),
 }

@@ -122,7 +122,7 @@ mod tests {
     }
 
     fn receipt(name: u64) -> Receipt {
-        Receipt::Reply(name.to_string())
+        Receipt::Reply(name.to_string().into())
     }
 
     fn delivery(position: u64, receipt_name: u64, second: u64) -> Delivery {
@@ -215,7 +215,7 @@ mod tests {
                     Step::Extend => {
                         for extended in lane.extend(at(now)) {
                             let Receipt::Reply(name) = extended else { unreachable!() };
-                            let position: u64 = name.parse().unwrap();
+                            let position: u64 = std::str::from_utf8(&name).unwrap().parse().unwrap();
                             let last = model.insert(position, now).expect("only held positions are extended");
                             prop_assert!((10..27).contains(&(now - last)), "extended {} s after the last word", now - last);
                         }

@@ -23,6 +23,7 @@ pub mod ports;
 pub mod rate;
 pub mod retry;
 pub mod routing;
+pub mod seen;
 pub mod settle;
 pub mod settled_ahead;
 pub mod time;

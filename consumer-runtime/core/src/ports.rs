@@ -34,8 +34,9 @@ pub trait Reader: Send {
 /// Tells a broker what became of its deliveries.
 #[async_trait]
 pub trait Settler: Send + Sync {
-    /// Sends `settlement`. For `Done` it returns when the broker has confirmed it; where the broker keeps one position
-    /// for many deliveries, when it is noted here, and `flush` returns when that position is confirmed.
+    /// Sends `settlement`, or notes it where the broker keeps one position for many deliveries. It need not have arrived
+    /// when this returns: `flush` returns when it has. The adapter sees to it that it arrives while the broker answers; one
+    /// that is lost all the same means another delivery, which the store recognises.
     ///
     /// Where only the next reader is given a delivery again, `RetryAfter` lets go of it here: it is not done, and no
     /// position may pass it.

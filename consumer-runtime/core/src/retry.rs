@@ -27,10 +27,11 @@ impl RetryPolicy {
     }
 
     /// The time in which attempts may start, given when the event was published; `None` where nothing limits it.
-    pub fn left(&self, published_at: Option<Timestamp>, now: Timestamp) -> Option<Duration> {
+    pub fn left(&self, published_at: Option<Timestamp>, now: impl FnOnce() -> Timestamp) -> Option<Duration> {
+        let (max_age, published_at) = (self.max_age?, published_at?);
         // An event of the future, by clocks that differ, is new.
-        let age = Duration::try_from(now.duration_since(published_at?)).unwrap_or_default();
-        Some(self.max_age?.saturating_sub(age))
+        let age = Duration::try_from(now().duration_since(published_at)).unwrap_or_default();
+        Some(max_age.saturating_sub(age))
     }
 
     /// Whether another attempt may follow attempt number `attempt`.
@@ -48,10 +49,10 @@ mod tests {
         let at = |second| Timestamp::from_second(second).unwrap();
         let backoff = Backoff { initial: Duration::ZERO, max: Duration::ZERO, jitter_percent: 0 };
         let policy = RetryPolicy { max_attempts: 1, max_age: Some(Duration::from_secs(60)), backoff };
-        let left = |published| policy.left(Some(at(published)), at(1000)).unwrap().as_secs();
+        let left = |published| policy.left(Some(at(published)), || at(1000)).unwrap().as_secs();
 
         assert_eq!([2000, 1000, 980, 940, 0].map(left), [60, 60, 40, 0, 0]);
-        assert_eq!(policy.left(None, at(1000)), None);
-        assert_eq!(RetryPolicy { max_age: None, ..policy }.left(Some(at(0)), at(1000)), None);
+        assert_eq!(policy.left(None, || at(1000)), None);
+        assert_eq!(RetryPolicy { max_age: None, ..policy }.left(Some(at(0)), || at(1000)), None);
     }
 }

@@ -55,6 +55,14 @@ impl Window {
         (messages > 0 && (bytes > 0 || alone)).then_some(Budget { messages, bytes: bytes.max(1) })
     }
 
+    /// Whether there is room for more than a few: an asking for each delivery that ends would cost more than the delivery.
+    /// What is held beside that keeps the workers busy.
+    pub fn is_worth_filling(&self) -> bool {
+        let size = self.size();
+        let enough = (size / 4).min(size.saturating_sub(self.limits.workers)).max(1);
+        self.budget().is_some_and(|budget| budget.messages >= enough)
+    }
+
     /// Counts a delivery in.
     pub fn take(&mut self, bytes: usize) {
         self.messages = self.messages.saturating_add(1);

@@ -30,9 +30,13 @@ pub(crate) async fn claim(shared: &Shared, delivery: &Delivery, event: &Event) -
         let error = "the event has no value where idempotency.key looks for one";
         return Admission::Refuse(GivenUp::new(Reason::InvalidId, error, 1));
     };
+    // Nothing but this answer is relied on: what is not known here may be done all the same.
+    if shared.was_done_here(&key, &fingerprint) {
+        return duplicate(shared, delivery, event);
+    }
     let asked_at = shared.clock.monotonic();
     let answer = store.claim(&key, &Wish { fingerprint: &fingerprint, lease: shared.policy.lease }).await;
-    shared.metrics.store_took("claim", shared.clock.monotonic().since(asked_at));
+    shared.metrics.claim_seconds.observe(shared.clock.monotonic().since(asked_at).as_secs_f64());
     match answer {
         Ok(Claim::Claimed(claimed)) => {
             // A handler that records its effect itself has had none, or the claim would have met the record.
@@ -43,11 +47,7 @@ pub(crate) async fn claim(shared: &Shared, delivery: &Delivery, event: &Event) -
             }
             Admission::Start(Some(Hold { key, claimed }))
         }
-        Ok(Claim::Settled) => {
-            shared.metrics.duplicates_skipped.inc();
-            debug!(event_id = %event.id, delivered_count = delivery.delivered_count, "duplicate skipped");
-            Admission::Put(Settlement::Done)
-        }
+        Ok(Claim::Settled) => duplicate(shared, delivery, event),
         Ok(Claim::Busy(remaining)) => {
             shared.metrics.busy.inc();
             // Its holder will most likely be done long before its claim ends.
@@ -65,10 +65,16 @@ pub(crate) async fn claim(shared: &Shared, delivery: &Delivery, event: &Event) -
     }
 }
 
+fn duplicate(shared: &Shared, delivery: &Delivery, event: &Event) -> Admission {
+    shared.metrics.duplicates_skipped.inc();
+    debug!(event_id = %event.id, delivered_count = delivery.delivered_count, "duplicate skipped");
+    Admission::Put(Settlement::Done)
+}
+
 /// What an event is known by, and what tells it from another one that is known by the same.
 fn identity(shared: &Shared, delivery: &Delivery, event: &Event) -> Option<(Key, String)> {
     let consumer = &shared.policy.consumer;
-    let replays = replays(&delivery.headers, &consumer.to_string());
+    let replays = replays(&delivery.headers, &shared.consumer);
     match &shared.policy.idempotency_key {
         None => Some((Key::new(consumer, event).replayed(replays), fingerprint(event))),
         // Whoever chooses a key says that events with the same value are the same, whatever else they say.

@@ -3,7 +3,6 @@
 use millrace_core::{
     delivery::Delivery,
     health::{Part, Trouble, TroubleReason},
-    lane::Begun,
     ports::{ReadError, Reader, StoreError},
 };
 use tracing::{info, warn};
@@ -36,9 +35,7 @@ pub(crate) async fn take(shared: &Shared, reader: &mut dyn Reader) -> String {
             Ok(batch) => {
                 failures = 0;
                 shared.circuit.fetched();
-                for delivery in batch {
-                    register(shared, delivery);
-                }
+                register(shared, batch);
             }
             Err(ReadError::Fatal(reason)) => return reason,
             Err(error @ ReadError::ForNow(_)) => {
@@ -51,16 +48,15 @@ pub(crate) async fn take(shared: &Shared, reader: &mut dyn Reader) -> String {
 }
 
 /// 2 register: a copy of what is at work here already is dropped.
-pub(crate) fn register(shared: &Shared, delivery: Delivery) {
-    shared.metrics.deliveries.inc();
-    if delivery.delivered_count > 1 {
-        shared.metrics.redeliveries.inc();
-    }
-    match shared.begin(&delivery) {
-        Begun::AlreadyHeld => {
-            shared.metrics.dropped_copies.inc();
-        }
-        Begun::New => shared.enqueue(delivery),
+pub(crate) fn register(shared: &Shared, batch: Vec<Delivery>) {
+    let count = |number: usize| u64::try_from(number).unwrap_or(u64::MAX);
+    let (taken, again) = (batch.len(), batch.iter().filter(|delivery| delivery.delivered_count > 1).count());
+    let new = shared.begin(batch);
+    shared.metrics.deliveries.inc_by(count(taken));
+    shared.metrics.redeliveries.inc_by(count(again));
+    shared.metrics.dropped_copies.inc_by(count(taken.saturating_sub(new.len())));
+    for delivery in new {
+        shared.enqueue(delivery);
     }
 }
 

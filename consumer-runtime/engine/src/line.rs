@@ -52,7 +52,7 @@ async fn settlement_of(shared: &Shared, delivery: &mut Delivery) -> Option<Settl
         shared.metrics.ignored.inc();
         return Some(Settlement::Done);
     }
-    let Some(turn) = shared.handing_back.run_until_cancelled(shared.pace.turn()).await else {
+    let Some(turn) = shared.pace.turn_unless(&shared.handing_back).await else {
         shared.metrics.handed_back.inc();
         return Some(Settlement::RetryAfter(Duration::ZERO));
     };
@@ -73,7 +73,7 @@ async fn settlement_of(shared: &Shared, delivery: &mut Delivery) -> Option<Settl
     };
     let number = attempt_number(shared, delivery, hold.as_ref());
     let trace = shared.trace(&event, delivery);
-    let left = shared.policy.retry.left(delivery.published_at, shared.clock.wall());
+    let left = shared.policy.retry.left(delivery.published_at, || shared.clock.wall());
     if let Some(given_up) = used_up(shared, number, left) {
         return give_up(shared, delivery, hold, given_up.traced(trace, &event)).await;
     }
@@ -102,7 +102,7 @@ async fn settlement_of(shared: &Shared, delivery: &mut Delivery) -> Option<Settl
     match (next, outcome) {
         (Next::Complete, _) => {
             shared.metrics.handled.inc();
-            if shared.handler.records() { Some(Settlement::Done) } else { done(shared, hold).await }
+            done(shared, hold).await
         }
         (Next::RetryAfter(delay), outcome) => {
             if spent && shared.settler.redelivery().ack_wait().is_none() {
@@ -155,8 +155,17 @@ async fn done(shared: &Shared, hold: Option<Hold>) -> Option<Settlement> {
     let Some(hold) = hold else {
         return Some(Settlement::Done);
     };
-    match record(shared, &hold, &hold.claimed.ended(State::Done)).await {
-        Recorded::Yes => Some(Settlement::Done),
+    let recorded = if shared.handler.records() {
+        // In the transaction of its effect.
+        Recorded::Yes
+    } else {
+        record(shared, &hold, &hold.claimed.ended(State::Done)).await
+    };
+    match recorded {
+        Recorded::Yes => {
+            shared.done_here(&hold);
+            Some(Settlement::Done)
+        }
         Recorded::Fenced | Recorded::Unavailable => {
             // The effect happened and nothing says so: whoever has the event next may repeat it.
             shared.metrics.possible_duplicates.inc();

@@ -6,6 +6,7 @@ use millrace_core::{
     rate::{Rate, TokenBucket},
     time::Clock,
 };
+use tokio_util::sync::CancellationToken;
 
 /// Lets attempts start at a rate, in the order in which they ask; at once where there is no limit.
 pub(crate) struct Pace {
@@ -19,9 +20,15 @@ impl Pace {
         Self { bucket: rate.map(TokenBucket::new).map(Mutex::new), queue: tokio::sync::Mutex::new(()), clock }
     }
 
-    /// Waits until an attempt may start.
-    pub(crate) async fn turn(&self) -> Turn<'_> {
-        let Some(bucket) = &self.bucket else { return Turn { bucket: None } };
+    /// Waits until an attempt may start; nothing when `cancelled` comes first. At once where nothing limits the rate.
+    pub(crate) async fn turn_unless(&self, cancelled: &CancellationToken) -> Option<Turn<'_>> {
+        match &self.bucket {
+            None => Some(Turn { bucket: None }),
+            Some(bucket) => cancelled.run_until_cancelled(self.turn(bucket)).await,
+        }
+    }
+
+    async fn turn<'pace>(&'pace self, bucket: &'pace Mutex<TokenBucket>) -> Turn<'pace> {
         let _next = self.queue.lock().await;
         loop {
             let taken = bucket.lock().unwrap_or_else(PoisonError::into_inner).take(self.clock.monotonic());

@@ -21,6 +21,9 @@ pub struct Policy {
     pub ordering: Ordering,
     /// What an event is known by, `None` for its source and id.
     pub idempotency_key: Option<Pick>,
+    /// The time for which an event that was done here is known without asking a store behind a network or a disk. At most
+    /// twice of it: so half the time that the store remembers.
+    pub known_for: Duration,
     /// How many attempts an event gets.
     pub retry: RetryPolicy,
     /// How often attempts may start, `None` where nothing limits it.

@@ -29,7 +29,7 @@ pub(crate) async fn record(shared: &Shared, hold: &Hold, record: &Record) -> Rec
     loop {
         let asked_at = shared.clock.monotonic();
         let answer = store.end(&hold.key, &hold.claimed, record).await;
-        shared.metrics.store_took("end", shared.clock.monotonic().since(asked_at));
+        shared.metrics.end_seconds.observe(shared.clock.monotonic().since(asked_at).as_secs_f64());
         match answer {
             Ok(()) => return Recorded::Yes,
             Err(StoreError::Fenced) => {

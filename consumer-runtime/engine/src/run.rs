@@ -5,7 +5,6 @@ use std::{future::Future, sync::Arc, time::Duration};
 use millrace_core::{
     delivery::Delivery,
     health::Health,
-    lane::Begun,
     ports::{Handler, IdempotencyStore, Reader, Redelivery, Settler},
     time::Clock,
 };
@@ -149,9 +148,7 @@ async fn drain(
     } else {
         // Nobody else would get what is handed back: it is finished here.
         while let Ok(Some(batch)) = tokio::time::timeout_at(deadline, reader.rest()).await {
-            for delivery in batch {
-                intake::register(shared, delivery);
-            }
+            intake::register(shared, batch);
         }
         if tokio::time::timeout_at(deadline, shared.idle()).await.is_ok() {
             work.close();
@@ -187,10 +184,8 @@ async fn hand_back_unstarted(
         hand_back(shared, &delivery).await;
     }
     while let Ok(Some(batch)) = tokio::time::timeout_at(deadline, reader.rest()).await {
-        for delivery in batch {
-            if shared.begin(&delivery) == Begun::New {
-                hand_back(shared, &delivery).await;
-            }
+        for delivery in shared.begin(batch) {
+            hand_back(shared, &delivery).await;
         }
     }
 }

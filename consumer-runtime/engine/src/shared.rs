@@ -5,9 +5,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use millrace_core::{
     delivery::Delivery,
     health::Health,
+    key::Key,
     lane::{Begun, Lane},
     order::{Ordering, Sequencer},
-    ports::{Handler, IdempotencyStore, Settler},
+    ports::{Handler, Hold, IdempotencyStore, Settler},
+    seen::{Seen, Sight},
     time::Clock,
     window::{Budget, Window, WindowLimits},
 };
@@ -16,11 +18,18 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{OnExhausted, Policy, Tracing, circuit::Circuit, gate::Gate, metrics::Metrics, pace::Pace};
 
+/// Events that are known to be done without asking the store: what is likely to come again soon, in 2 MiB.
+const DONE_HERE_MAX: usize = 65_536;
+
 /// What the tasks of one engine share. No lock is held over an await.
 pub(crate) struct Shared {
     pub(crate) policy: Policy,
+    /// Who consumes, as text.
+    pub(crate) consumer: String,
     pub(crate) settler: Arc<dyn Settler>,
     pub(crate) store: Option<Arc<dyn IdempotencyStore>>,
+    /// Events that are done and recorded as such by this process, in front of a store that is slower to ask.
+    done_here: Option<Seen>,
     pub(crate) handler: Arc<dyn Handler>,
     pub(crate) on_exhausted: OnExhausted,
     pub(crate) tracing: Option<Tracing>,
@@ -70,6 +79,11 @@ impl Shared {
             circuit: Circuit::new(policy.circuit, Arc::clone(&health), metrics.clone()),
             pace: Pace::new(policy.rate, Arc::clone(&clock)),
             handing_back: CancellationToken::new(),
+            consumer: policy.consumer.to_string(),
+            done_here: store
+                .as_ref()
+                .filter(|store| store.is_durable())
+                .map(|_| Seen::new(DONE_HERE_MAX, policy.known_for)),
             policy,
             settler,
             store,
@@ -91,6 +105,19 @@ impl Shared {
         }
     }
 
+    /// Whether this very event was done here. If not, the store knows.
+    pub(crate) fn was_done_here(&self, key: &Key, fingerprint: &str) -> bool {
+        let sight = self.done_here.as_ref().map(|seen| seen.look(key, fingerprint, self.clock.monotonic()));
+        sight == Some(Sight::Done)
+    }
+
+    /// An event is done, and the store has it.
+    pub(crate) fn done_here(&self, hold: &Hold) {
+        if let Some(seen) = &self.done_here {
+            seen.note(&hold.key, &hold.claimed.record.fingerprint, self.clock.monotonic());
+        }
+    }
+
     pub(crate) fn lane(&self) -> MutexGuard<'_, Lane> {
         self.lane.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -99,22 +126,39 @@ impl Shared {
         self.window.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Registers a delivery: in the lane, and, when it is new, in the window.
-    pub(crate) fn begin(&self, delivery: &Delivery) -> Begun {
-        let begun = self.lane().begin(delivery);
-        if begun == Begun::New {
-            self.window().take(delivery.size());
-            self.metrics.in_flight.inc();
-        }
-        begun
+    /// Registers deliveries: in the lane, and, those that are new, in the window. Returns these.
+    pub(crate) fn begin(&self, mut batch: Vec<Delivery>) -> Vec<Delivery> {
+        let (mut lane, mut window) = (self.lane(), self.window());
+        batch.retain(|delivery| {
+            let is_new = lane.begin(delivery) == Begun::New;
+            if is_new {
+                window.take(delivery.size());
+            }
+            is_new
+        });
+        self.metrics.in_flight.inc_by(i64::try_from(batch.len()).unwrap_or(i64::MAX));
+        batch
     }
 
     /// Ends a delivery: intake may read again, and the successor in its order may start.
     pub(crate) fn end(&self, delivery: &Delivery) {
-        if self.lane().end(delivery.position) {
-            self.window().give_back(delivery.size());
-            self.metrics.in_flight.dec();
+        let (ended, nothing_left) = {
+            let mut lane = self.lane();
+            (lane.end(delivery.position), lane.is_empty())
+        };
+        if !ended {
+            return;
+        }
+        let has_room = {
+            let mut window = self.window();
+            window.give_back(delivery.size());
+            window.is_worth_filling()
+        };
+        self.metrics.in_flight.dec();
+        if has_room || nothing_left {
             self.room.notify_one();
+        }
+        if self.policy.ordering != Ordering::Unordered {
             let successor = self.sequencer().leave(delivery.position);
             if let Some(successor) = successor {
                 self.start(successor);
@@ -166,7 +210,10 @@ impl Shared {
     /// Waits until there is room in the window, and says how much.
     pub(crate) async fn room(&self) -> Budget {
         loop {
-            let budget = self.window().budget();
+            let budget = {
+                let window = self.window();
+                window.budget().filter(|_| window.is_worth_filling())
+            };
             if let Some(budget) = budget {
                 return budget;
             }

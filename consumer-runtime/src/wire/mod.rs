@@ -104,6 +104,11 @@ impl Parts {
         })
     }
 
+    /// These parts with another handler.
+    pub(crate) fn handled_by(self, handler: Arc<dyn Handler>) -> Self {
+        Self { handler, ..self }
+    }
+
     /// Who consumes: `namespace/name`.
     pub(crate) fn consumer(&self) -> String {
         policy::policy(&self.config).consumer.to_string()

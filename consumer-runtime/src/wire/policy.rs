@@ -24,6 +24,7 @@ pub(super) fn policy(config: &RuntimeConfig) -> Policy {
             }
         },
         idempotency_key: config.idempotency.key.as_ref().and_then(pick),
+        known_for: seconds(config.idempotency.retention_seconds) / 2,
         retry: RetryPolicy {
             max_attempts: delivery.max_attempts,
             max_age: delivery.max_age_seconds.map(seconds),

@@ -1,6 +1,9 @@
 //! A store with a fault plan in front of it.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
 
 use async_trait::async_trait;
 use millrace_core::{
@@ -15,6 +18,7 @@ use crate::faults::FaultPlan;
 pub struct FaultyStore {
     inner: Arc<dyn IdempotencyStore>,
     durable: bool,
+    claims: AtomicU64,
     /// Faults of `claim`.
     pub claim_faults: FaultPlan,
     /// Faults of `end`.
@@ -29,10 +33,16 @@ impl FaultyStore {
         Self {
             inner,
             durable,
+            claims: AtomicU64::new(0),
             claim_faults: FaultPlan::default(),
             end_faults: FaultPlan::default(),
             ping_faults: FaultPlan::default(),
         }
+    }
+
+    /// Claims that were asked for so far.
+    pub fn claims(&self) -> u64 {
+        self.claims.load(Ordering::Relaxed)
     }
 }
 
@@ -43,6 +53,7 @@ fn injected() -> StoreError {
 #[async_trait]
 impl IdempotencyStore for FaultyStore {
     async fn claim(&self, key: &Key, wish: &Wish<'_>) -> Result<Claim, StoreError> {
+        self.claims.fetch_add(1, Ordering::Relaxed);
         if self.claim_faults.strikes() {
             return Err(injected());
         }

@@ -132,9 +132,10 @@ impl Lanes {
         lane
     }
 
-    fn find(&self, place: &Place) -> Option<Arc<Lane>> {
+    /// Does `work` with the lane of a place, if there is one. Lanes are added seldom, so nobody waits for the table.
+    fn with_lane<T>(&self, place: &Place, work: impl FnOnce(&Lane) -> T) -> Option<T> {
         let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
-        table.lanes.get(usize::try_from(place.lane).ok()?).cloned()
+        table.lanes.get(usize::try_from(place.lane).ok()?).map(|lane| work(lane))
     }
 
     /// All lanes that are held now.
@@ -151,20 +152,27 @@ impl Lanes {
     /// Whether this process still owns what a receipt is for.
     pub(crate) fn owns(&self, receipt: &Receipt) -> bool {
         let Receipt::Place(place) = receipt else { return false };
-        self.find(place).is_some_and(|lane| lane.owned.load(Ordering::Acquire) == place.epoch)
+        self.with_lane(place, |lane| lane.owned.load(Ordering::Acquire) == place.epoch) == Some(true)
     }
 
     /// Notes that a delivery is settled.
     pub(crate) fn settle(&self, place: &Place) {
-        let Some(lane) = self.find(place) else { return };
+        if self.with_lane(place, |lane| self.settle_in(lane, place)) != Some(true) {
+            self.metrics.stale.inc();
+            return;
+        }
+        let settled = self.settled.fetch_add(1, Ordering::Relaxed).saturating_add(1);
+        if settled == COMMIT_AFTER {
+            self.wake_committer();
+        }
+    }
+
+    /// Whether the delivery was at work in this lane.
+    fn settle_in(&self, lane: &Lane, place: &Place) -> bool {
         let mut guard = lane.held();
-        let Some(held) = guard.as_mut() else {
-            self.metrics.stale.inc();
-            return;
-        };
+        let Some(held) = guard.as_mut() else { return false };
         if !held.frontier.settle(place) {
-            self.metrics.stale.inc();
-            return;
+            return false;
         }
         if held.frontier.at_work() == 0 {
             lane.idle.notify_all();
@@ -174,22 +182,21 @@ impl Lanes {
             lane.full.store(false, Ordering::Relaxed);
             self.news.notify_one();
         }
-        drop(guard);
-        let settled = self.settled.fetch_add(1, Ordering::Relaxed).saturating_add(1);
-        if settled == COMMIT_AFTER {
-            self.wake_committer();
-        }
+        true
     }
 
     /// Notes that nobody here works on a delivery any more.
     pub(crate) fn let_go(&self, place: &Place) {
-        let Some(lane) = self.find(place) else { return };
-        if let Some(held) = lane.held().as_mut() {
-            held.frontier.let_go(place);
-            if held.frontier.at_work() == 0 {
-                lane.idle.notify_all();
+        let in_lane = |lane: &Lane| {
+            if let Some(held) = lane.held().as_mut() {
+                held.frontier.let_go(place);
+                if held.frontier.at_work() == 0 {
+                    lane.idle.notify_all();
+                }
             }
-        }
+        };
+        // A lane that there is not has nothing to be let go of.
+        self.with_lane(place, in_lane).unwrap_or_default();
     }
 
     /// Whether a commit is due before its time.

@@ -1,7 +1,10 @@
 //! A connection to NATS: kept up, and told about in the process's health.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -83,6 +86,8 @@ impl Connection {
 pub async fn connect(options: &ConnectionOptions, health: &Arc<Health>) -> Result<Connection, Trouble> {
     let (generation_sender, mut generation) = watch::channel(0);
     let refusal = Arc::new(Mutex::new(None));
+    // The library asks for a pause before the very first try too.
+    let is_first_try = AtomicBool::new(true);
     let (reconnect, health, seen_refusal) = (options.reconnect, Arc::clone(health), Arc::clone(&refusal));
     let connect_options = match &options.auth {
         Some(auth) => credentials::options(auth)?,
@@ -95,6 +100,9 @@ pub async fn connect(options: &ConnectionOptions, health: &Arc<Health>) -> Resul
         // A half-open connection is found out after two of these.
         .ping_interval(Duration::from_secs(5))
         .reconnect_delay_callback(move |attempts| {
+            if is_first_try.swap(false, Ordering::Relaxed) {
+                return Duration::ZERO;
+            }
             let attempts = u32::try_from(attempts).unwrap_or(u32::MAX);
             reconnect.delay(attempts, u64::from(attempts))
         })

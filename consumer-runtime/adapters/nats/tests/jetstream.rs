@@ -340,6 +340,7 @@ async fn in_order_one_replica_gets_everything_and_another_goes_on_behind_what_is
     for (_, receipt) in taken.iter().filter(|(number, _)| ![10, 20].contains(number)) {
         first.settler.settle(receipt, Settlement::Done).await.unwrap();
     }
+    first.settler.flush().await.unwrap();
     drop(first);
     publish_numbers(&context, 50..60).await;
     let rest = take_numbers(&mut second, Duration::from_secs(10), |taken| taken.last() == Some(&59)).await;

@@ -12,22 +12,28 @@ use millrace_core::{
     claim::{Record, State, Verdict, Wish, judge},
     key::Key,
     ports::{Claim, Claimed, IdempotencyStore, StoreError},
-    time::{Clock, Monotonic},
+    seen::{Seen, Sight},
+    time::Clock,
 };
 
-/// Claims in memory. Bounded: when it is full the event that ended first is forgotten first.
+/// Ends of claims that are known again when they are repeated. Who repeats one does so at once.
+const REPEATABLE_MAX: usize = 1024;
+
+/// Claims in memory. Bounded: of the events that ended, a set of fingerprints remembers the last, in 32 bytes each.
 pub struct MemoryStore {
     clock: Arc<dyn Clock>,
     max_entries: usize,
-    retention: Duration,
-    entries: Mutex<Entries>,
+    claims: Mutex<Claims>,
+    /// The events that ended.
+    ended: Seen,
 }
 
 #[derive(Default)]
-struct Entries {
-    by_key: HashMap<Key, Entry>,
-    /// Done and dead events in the order in which they ended, with the token that they ended under.
-    ended: VecDeque<(Key, u64, Monotonic)>,
+struct Claims {
+    /// The events that are claimed or released.
+    open: HashMap<Key, Entry>,
+    /// The claims that ended last, with their tokens.
+    repeatable: VecDeque<(Key, u64)>,
     last_token: u64,
 }
 
@@ -37,13 +43,13 @@ struct Entry {
 }
 
 impl MemoryStore {
-    /// An empty store that remembers at most `max_entries` events, ended ones for at most `retention`.
+    /// An empty store for `max_entries` events that are claimed, and as many that ended, these for `retention`.
     pub fn new(clock: Arc<dyn Clock>, max_entries: usize, retention: Duration) -> Self {
-        Self { clock, max_entries, retention, entries: Mutex::default() }
+        Self { clock, max_entries, claims: Mutex::default(), ended: Seen::new(max_entries, retention) }
     }
 
-    fn entries(&self) -> MutexGuard<'_, Entries> {
-        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    fn claims(&self) -> MutexGuard<'_, Claims> {
+        self.claims.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The store's time: monotonic, counted from the beginning of the calendar's epoch.
@@ -52,40 +58,42 @@ impl MemoryStore {
     }
 }
 
-impl Entries {
-    /// Forgets what is older than `retention`, and the oldest ended events while there is no room for one more.
-    fn make_room(&mut self, max_entries: usize, retention: Duration, now: Monotonic) {
-        while let Some((key, token, ended_at)) = self.ended.front() {
-            if now.since(*ended_at) < retention && self.by_key.len() < max_entries {
-                return;
-            }
-            if self.by_key.get(key).is_some_and(|entry| entry.token == *token) {
-                self.by_key.remove(key);
-            }
-            self.ended.pop_front();
-        }
+impl Claims {
+    fn next_token(&mut self) -> u64 {
+        self.last_token += 1;
+        self.last_token
     }
 
-    fn put(&mut self, key: &Key, record: Record) -> u64 {
-        self.last_token += 1;
-        self.by_key.insert(key.clone(), Entry { token: self.last_token, record });
-        self.last_token
+    fn ended(&mut self, key: &Key, token: u64) {
+        self.open.remove(key);
+        if self.repeatable.len() == REPEATABLE_MAX {
+            self.repeatable.pop_front();
+        }
+        self.repeatable.push_back((key.clone(), token));
+    }
+
+    fn was_ended_by(&self, key: &Key, token: u64) -> bool {
+        self.repeatable.iter().any(|(known, by)| *by == token && known == key)
     }
 }
 
 #[async_trait]
 impl IdempotencyStore for MemoryStore {
     async fn claim(&self, key: &Key, wish: &Wish<'_>) -> Result<Claim, StoreError> {
-        let mut entries = self.entries();
-        entries.make_room(self.max_entries, self.retention, self.clock.monotonic());
-        let full = entries.by_key.len() >= self.max_entries;
-        let existing = entries.by_key.get(key).map(|entry| &entry.record);
-        if full && existing.is_none() {
+        let mut claims = self.claims();
+        match self.ended.look(key, wish.fingerprint, self.clock.monotonic()) {
+            Sight::Done => return Ok(Claim::Settled),
+            Sight::Other => return Ok(Claim::Conflict),
+            Sight::Unknown => {}
+        }
+        let existing = claims.open.get(key).map(|entry| &entry.record);
+        if existing.is_none() && claims.open.len() >= self.max_entries {
             return Err(StoreError::Unavailable(format!("all {} entries are claimed", self.max_entries)));
         }
         Ok(match judge(existing, wish, self.now()) {
             Verdict::Claim(record) => {
-                let token = entries.put(key, record.clone());
+                let token = claims.next_token();
+                claims.open.insert(key.clone(), Entry { token, record: record.clone() });
                 Claim::Claimed(Claimed { token, record })
             }
             Verdict::Settled => Claim::Settled,
@@ -95,17 +103,21 @@ impl IdempotencyStore for MemoryStore {
     }
 
     async fn end(&self, key: &Key, claim: &Claimed, record: &Record) -> Result<(), StoreError> {
-        let mut entries = self.entries();
-        match entries.by_key.get(key) {
+        let mut claims = self.claims();
+        match claims.open.get(key) {
             Some(entry) if entry.token == claim.token => {}
             // Said before: a later claim has a higher number of attempts, so this record is the caller's own.
             Some(entry) if entry.record == *record => return Ok(()),
-            _ => return Err(StoreError::Fenced),
+            None if claims.was_ended_by(key, claim.token) => return Ok(()),
+            Some(_) | None => return Err(StoreError::Fenced),
         }
-        let token = entries.put(key, record.clone());
         if matches!(record.state, State::Done | State::Dead) {
-            let now = self.clock.monotonic();
-            entries.ended.push_back((key.clone(), token, now));
+            self.ended.note(key, &record.fingerprint, self.clock.monotonic());
+            claims.ended(key, claim.token);
+        } else {
+            // With a token of its own, so that the claim has ended.
+            let token = claims.next_token();
+            claims.open.insert(key.clone(), Entry { token, record: record.clone() });
         }
         Ok(())
     }

@@ -44,6 +44,35 @@ async fn an_ack_that_the_server_forgets_causes_no_second_effect() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_was_done_here_is_known_without_the_store_and_everything_else_is_asked_for() {
+    let bench = Bench::jetstream();
+    let one_by_one = || Policy { workers: 1, ..policy() };
+    let sequences: Vec<u64> = (0..150).map(|id| bench.publish(&(id % 50).to_string())).collect();
+    bench.run_until(one_by_one(), |bench| bench.broker.is_settled()).await;
+    assert_eq!((bench.store.claims(), bench.metrics.totals().duplicates_skipped), (50, 100));
+
+    // Another process knows nothing of what the first one did.
+    sequences.iter().for_each(|sequence| bench.broker.forget_ack(*sequence));
+    bench.run_until(one_by_one(), |bench| bench.broker.is_settled()).await;
+
+    assert_eq!((bench.store.claims(), bench.metrics.totals().duplicates_skipped), (200, 250));
+    assert_eq!(bench.handler.effects().len(), 50);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_event_with_the_id_of_one_that_was_done_here_and_other_content_is_a_conflict() {
+    let bench = Bench::jetstream();
+    bench.publish("1");
+    let other = String::from_utf8(sample::order("1").to_vec()).unwrap().replacen("OrderPlaced", "OrderLost", 1);
+    bench.broker.publish(Headers::new(), bytes::Bytes::from(other));
+
+    bench.run_until(Policy { workers: 1, ..policy() }, |bench| bench.broker.is_settled()).await;
+
+    assert_eq!(bench.handler.effects(), ["1"]);
+    assert_eq!(bench.broker.dead_letters()[0].reason, Reason::IdempotencyConflict);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_confirmation_that_is_lost_is_asked_for_again_and_causes_no_second_effect() {
     let bench = Bench::jetstream();
     bench.broker.confirm_faults.fail_next(2);

@@ -46,6 +46,7 @@ pub(crate) fn policy() -> Policy {
         routing: Routing::default(),
         ordering: Ordering::Unordered,
         idempotency_key: None,
+        known_for: RETENTION / 2,
         retry: RetryPolicy { max_attempts: 3, max_age: None, backoff },
         rate: None,
         circuit: None,

@@ -81,6 +81,7 @@ async fn a_message_arrives_as_it_was_published(source: &dyn SourceUnderTest) {
     }
     assert_eq!(delivery.delivered_count, 1);
     settler.settle(&delivery.receipt, Settlement::Done).await.unwrap();
+    settler.flush().await.unwrap();
     leave(reader.as_mut()).await;
 }
 
@@ -98,6 +99,7 @@ async fn a_batch_is_never_larger_than_the_budget(source: &dyn SourceUnderTest) {
             settler.settle(&delivery.receipt, Settlement::Done).await.unwrap();
         }
     }
+    settler.flush().await.unwrap();
     leave(reader.as_mut()).await;
 }
 
@@ -113,6 +115,7 @@ async fn what_is_done_is_not_delivered_again_and_what_is_unsettled_is(source: &d
     assert_eq!(again.payload, "unsettled");
     assert_eq!(again.delivered_count, 2);
     settler.settle(&again.receipt, Settlement::Done).await.unwrap();
+    settler.flush().await.unwrap();
     leave(reader.as_mut()).await;
 }
 
@@ -140,6 +143,7 @@ async fn what_is_done_is_settled_for_the_next_reader_and_what_is_let_go_of_is_de
         settler.settle(&delivery.receipt, Settlement::Done).await.unwrap();
         payloads.push(delivery.payload);
     }
+    settler.flush().await.unwrap();
     payloads.sort_unstable();
     assert_eq!(payloads, ["let go of", "new"]);
     leave(next.as_mut()).await;
@@ -157,6 +161,7 @@ async fn a_retry_comes_after_its_delay_and_not_before(source: &dyn SourceUnderTe
 
     assert!(asked_at.elapsed() >= delay, "came after {:?}", asked_at.elapsed());
     settler.settle(&again.receipt, Settlement::Done).await.unwrap();
+    settler.flush().await.unwrap();
     leave(reader.as_mut()).await;
 }
 
@@ -179,6 +184,7 @@ async fn what_is_handed_back_at_a_stop_reaches_the_next_replica_at_once(source: 
         assert_eq!(delivery.delivered_count, 2, "handed back once, delivered again once");
         settler.settle(&delivery.receipt, Settlement::Done).await.unwrap();
     }
+    settler.flush().await.unwrap();
     assert!(
         started.elapsed() < Duration::from_secs(1),
         "took {:?}: something was left to the ack wait",

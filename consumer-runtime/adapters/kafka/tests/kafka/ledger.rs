@@ -67,6 +67,7 @@ impl Group {
                 routing: Routing::new([]),
                 ordering: Ordering::Unordered,
                 idempotency_key: None,
+                known_for: Duration::from_secs(3600),
                 retry: RetryPolicy { max_attempts: 5, max_age: None, backoff: pauses },
                 rate: None,
                 circuit: None,

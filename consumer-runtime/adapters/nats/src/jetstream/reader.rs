@@ -23,6 +23,7 @@ use tracing::{debug, warn};
 use crate::{
     convert::headers_from,
     jetstream::{
+        acks::Acks,
         pin::Pinned,
         pull::{Pulls, Status},
         setup::Durable,
@@ -36,6 +37,7 @@ pub struct JetStreamReader {
     clock: Arc<dyn Clock>,
     health: Arc<Health>,
     subscription: Option<Subscription>,
+    acks: Arc<Acks>,
     pulls: Pulls,
     /// Set when the durable must be looked at again before the next pull.
     check_durable: bool,
@@ -54,6 +56,7 @@ impl JetStreamReader {
     pub(crate) fn new(
         durable: Durable,
         stream: String,
+        acks: Arc<Acks>,
         pinned: Option<Pinned>,
         clock: Arc<dyn Clock>,
         health: Arc<Health>,
@@ -64,6 +67,7 @@ impl JetStreamReader {
             clock,
             health,
             subscription: None,
+            acks,
             pulls: Pulls::default(),
             check_durable: false,
             pinned,
@@ -169,6 +173,7 @@ impl Reader for JetStreamReader {
                 Ok(()) = generation.changed() => {
                     debug!("a new connection: asking again");
                     self.pulls.forget();
+                    self.acks.send_again().await;
                     continue;
                 }
                 () = tokio::time::sleep(patience) => {
@@ -235,13 +240,13 @@ fn delivery(message: Message, coordinates: Coordinates, now: Monotonic) -> Deliv
     Delivery {
         position: Position(coordinates.stream_sequence),
         delivered_count: coordinates.delivered,
-        receipt: Receipt::Reply(message.reply.as_deref().unwrap_or_default().to_owned()),
+        receipt: Receipt::Reply(message.reply.map(|reply| reply.into_string().into()).unwrap_or_default()),
         lane: 0,
         origin: Origin {
             broker: BrokerKind::JetStream,
             stream: Some(coordinates.stream),
             partition: None,
-            subject: message.subject.to_string(),
+            subject: message.subject.into_string(),
             sequence: Some(coordinates.stream_sequence),
         },
         headers,
@@ -267,17 +272,26 @@ struct Coordinates {
 
 impl Coordinates {
     fn parse(reply: &str) -> Option<Self> {
-        let tokens: Vec<&str> = reply.strip_prefix("$JS.ACK.")?.split('.').collect();
-        let tokens = if tokens.len() == 7 { tokens.as_slice() } else { tokens.get(2..)? };
+        let rest = reply.strip_prefix("$JS.ACK.")?;
+        let has_domain = rest.bytes().filter(|byte| *byte == b'.').count() != 6;
+        let mut tokens = rest.split('.').skip(if has_domain { 2 } else { 0 });
+        let stream = tokens.next()?.to_owned();
+        // Its durable.
+        tokens.next()?;
         Some(Self {
-            stream: (*tokens.first()?).to_owned(),
-            delivered: tokens.get(2)?.parse().ok()?,
-            stream_sequence: tokens.get(3)?.parse().ok()?,
-            number: tokens.get(4)?.parse().ok()?,
-            // Nanoseconds since 1970.
-            published_at: Timestamp::from_nanosecond(tokens.get(5)?.parse().ok()?).ok()?,
+            stream,
+            delivered: tokens.next()?.parse().ok()?,
+            stream_sequence: tokens.next()?.parse().ok()?,
+            number: tokens.next()?.parse().ok()?,
+            published_at: since_1970(tokens.next()?.parse().ok()?)?,
         })
     }
+}
+
+fn since_1970(nanoseconds: u64) -> Option<Timestamp> {
+    const SECOND: u64 = 1_000_000_000;
+    let (seconds, rest) = (nanoseconds / SECOND, nanoseconds % SECOND);
+    Timestamp::new(i64::try_from(seconds).ok()?, i32::try_from(rest).ok()?).ok()
 }
 
 #[cfg(test)]

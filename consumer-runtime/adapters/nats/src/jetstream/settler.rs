@@ -1,7 +1,8 @@
 //! Settling JetStream deliveries.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
+use async_nats::Subject;
 use async_trait::async_trait;
 use bytes::Bytes;
 use millrace_core::{
@@ -10,24 +11,28 @@ use millrace_core::{
     settle::Settlement,
 };
 
-use crate::{connection::Connection, jetstream::pin::Pinned};
+use crate::{
+    connection::Connection,
+    jetstream::{acks::Acks, pin::Pinned},
+};
 
 /// Settles deliveries of one durable. A receipt is the reply subject of its delivery.
 #[derive(Clone, Debug)]
 pub struct JetStreamSettler {
     connection: Connection,
     ack_wait: Duration,
+    acks: Arc<Acks>,
     /// The hold on a durable whose events are to stay in order.
     pinned: Option<Pinned>,
 }
 
 impl JetStreamSettler {
-    pub(crate) fn new(connection: Connection, ack_wait: Duration, pinned: Option<Pinned>) -> Self {
-        Self { connection, ack_wait, pinned }
+    pub(crate) fn new(connection: Connection, ack_wait: Duration, acks: Arc<Acks>, pinned: Option<Pinned>) -> Self {
+        Self { connection, ack_wait, acks, pinned }
     }
 
-    async fn publish(&self, reply: &str, payload: Bytes) -> Result<(), SettleError> {
-        self.connection.client.publish(reply.to_owned(), payload).await.map_err(|error| SettleError(error.to_string()))
+    async fn publish(&self, reply: Subject, payload: Bytes) -> Result<(), SettleError> {
+        self.connection.client.publish(reply, payload).await.map_err(|error| SettleError(error.to_string()))
     }
 }
 
@@ -37,13 +42,9 @@ impl Settler for JetStreamSettler {
         let Receipt::Reply(reply) = receipt else {
             return Err(SettleError("the receipt is not one of this broker".to_owned()));
         };
+        let reply = Subject::try_from(reply.clone()).map_err(|error| SettleError(error.to_string()))?;
         match settlement {
-            // With a reply subject the server confirms an ack. That finds a lost one; it is no proof that the server
-            // will remember it, so every delivery is checked against the store.
-            Settlement::Done => {
-                let confirmed = self.connection.client.request(reply.clone(), Bytes::from_static(b"+ACK")).await;
-                confirmed.map(drop).map_err(|error| SettleError(error.to_string()))
-            }
+            Settlement::Done => self.acks.send(reply).await.map_err(SettleError),
             // Without a delay the server delivers it again at once.
             Settlement::RetryAfter(Duration::ZERO) => self.publish(reply, Bytes::from_static(b"-NAK")).await,
             // The delay is given here and never by the server's own back-off, which would be added to it.
@@ -62,7 +63,7 @@ impl Settler for JetStreamSettler {
     }
 
     async fn flush(&self) -> Result<(), SettleError> {
-        self.connection.round_trip().await.map_err(SettleError)
+        self.acks.flush().await.map_err(SettleError)
     }
 
     fn redelivery(&self) -> Redelivery {

@@ -18,6 +18,7 @@ use tracing::info;
 use crate::{
     connection::Connection,
     jetstream::{
+        acks::Acks,
         lag::LagProbe,
         pin::{GROUP, Pinned},
         reader::JetStreamReader,
@@ -95,9 +96,10 @@ pub async fn set_up(
     info!(stream, durable = options.durable, "consuming");
     health.works(Part::Broker);
     let pinned = options.in_order.then(|| Pinned::new(connection.clone(), &stream, &options.durable));
-    let settler = JetStreamSettler::new(connection.clone(), options.ack_wait, pinned.clone());
+    let acks = Arc::new(Acks::new(connection.clone(), options.ack_wait));
+    let settler = JetStreamSettler::new(connection.clone(), options.ack_wait, Arc::clone(&acks), pinned.clone());
     let lag = LagProbe::new(connection.clone(), &stream, &options.durable);
-    let reader = JetStreamReader::new(durable, stream.clone(), pinned, Arc::clone(clock), Arc::clone(health));
+    let reader = JetStreamReader::new(durable, stream.clone(), acks, pinned, Arc::clone(clock), Arc::clone(health));
     Ok(JetStreamSource { reader, settler, lag, stream, kept })
 }
 
