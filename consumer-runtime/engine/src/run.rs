@@ -186,11 +186,12 @@ async fn hand_back_unstarted(
     while let Ok(delivery) = work.try_recv() {
         hand_back(shared, &delivery).await;
     }
+    // What still comes is handed back when nothing more can come: before that it would come to this very process again.
+    let mut late = Vec::new();
     while let Ok(Some(batch)) = tokio::time::timeout_at(deadline, reader.rest()).await {
-        for delivery in batch {
-            if shared.begin(&delivery) == Begun::New {
-                hand_back(shared, &delivery).await;
-            }
-        }
+        late.extend(batch.into_iter().filter(|delivery| shared.begin(delivery) == Begun::New));
+    }
+    for delivery in late {
+        hand_back(shared, &delivery).await;
     }
 }
