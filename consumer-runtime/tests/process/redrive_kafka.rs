@@ -1,16 +1,16 @@
 //! Protects putting dead letters back on Kafka, where none can be deleted: with `inventory`, whose rows show what was lost and
 //! what happened twice.
 
-use std::{fs, time::Duration};
+use std::{fs, path::Path, time::Duration};
 
 use millrace_events::Headers;
-use millrace_testkit::{kafka_server::KafkaServer, nats_server::free_port, postgres_server::PostgresServer, sample};
+use millrace_testkit::{kafka_server::KafkaServer, postgres_server::PostgresServer, sample};
 use tempfile::TempDir;
 use tokio_postgres::{Client, NoTls};
 
 use crate::{
     redrive::summary,
-    support::{PATIENCE, Runtime, eventually, spawn, wait_until},
+    support::{PATIENCE, Runtime, eventually, wait_until},
 };
 
 const PARTITIONS: i32 = 2;
@@ -21,6 +21,7 @@ struct Shop {
     runtime: Runtime,
     sql: Client,
     _database: PostgresServer,
+    _secrets: TempDir,
 }
 
 impl Shop {
@@ -38,9 +39,9 @@ impl Shop {
         let more = "handler: {inventory: {}}
 workers: 4
 idempotency: {mode: Transactional, store: {postgres: {connectionSecretRef: {name: shop-db}}}}";
-        let runtime = start(&server, "inventory", folder, more);
+        let runtime = start(&server, "inventory", folder.path(), more);
         eventually("it is ready", PATIENCE, || runtime.is_ready()).await;
-        Self { server, runtime, sql, _database: database }
+        Self { server, runtime, sql, _database: database, _secrets: folder }
     }
 
     /// Publishes orders, and waits for their dead letters.
@@ -87,8 +88,7 @@ idempotency: {mode: Transactional, store: {postgres: {connectionSecretRef: {name
 }
 
 /// A runtime on `orders`, with dead letters in `dlq`.
-fn start(server: &KafkaServer, name: &str, folder: TempDir, more: &str) -> Runtime {
-    let config = folder.path().join("config.yaml");
+fn start(server: &KafkaServer, name: &str, secrets: &Path, more: &str) -> Runtime {
     let text = format!(
         "consumer: {{namespace: shop, name: {name}}}
 broker: {{kafka: {{bootstrapServers: ['{}']}}}}
@@ -98,10 +98,7 @@ delivery: {{attemptTimeoutSeconds: 2, deadLetter: {{subject: dlq}}}}
 ",
         server.bootstrap()
     );
-    fs::write(&config, text).unwrap();
-    let port = free_port();
-    let process = spawn(&config, folder.path(), port);
-    Runtime::of(process, port, folder)
+    Runtime::of(&text, secrets, Path::new("/nonexistent"))
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -151,7 +148,7 @@ async fn dead_letters_on_kafka_are_shown_handled_once_and_parked_when_they_fail_
 async fn what_goes_back_to_a_kafka_topic_is_what_it_was_and_recognised_by_others() {
     let shop = Shop::open().await;
     let analytics = "handler: {analytics: {}}\nidempotency: {store: {memory: {}}}";
-    let others = start(&shop.server, "analytics", TempDir::new().unwrap(), analytics);
+    let others = start(&shop.server, "analytics", Path::new("/nonexistent"), analytics);
     shop.publish_refused(5).await;
     eventually("the others have them", PATIENCE, || others.orders() == 5).await;
     shop.stock().await;
