@@ -81,11 +81,7 @@ impl Reporter {
     pub(crate) async fn report(&self) -> StatusReport {
         self.refresh().await;
         let totals = self.metrics.totals();
-        let pending = match self.lag.get() {
-            // A broker that does not answer must not keep the report of just that from being read.
-            Some(probe) => tokio::time::timeout(LAG_TIMEOUT, probe.pending()).await.ok().flatten(),
-            None => None,
-        };
+        let (pending, dead_letters) = self.ask_broker().await;
         StatusReport {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             phase: self.phase(),
@@ -95,6 +91,8 @@ impl Reporter {
                 pending,
                 in_flight: totals.in_flight,
                 oldest_seconds: Some(totals.oldest_seconds).filter(|seconds| *seconds > 0),
+                is_share: self.lag.get().is_some_and(|probe| probe.is_share()),
+                dead_letters,
             },
             notes: self.health.notes().into_iter().map(note).collect(),
             totals: Totals {
@@ -111,6 +109,15 @@ impl Reporter {
             },
             analytics: self.analytics.as_ref().map(|analytics| analytics_report(analytics.summary())),
         }
+    }
+
+    /// What waits at the broker, and how many dead letters. A broker that does not answer must not keep the report of just
+    /// that from being read.
+    async fn ask_broker(&self) -> (Option<u64>, Option<u64>) {
+        let Some(probe) = self.lag.get() else { return (None, None) };
+        tokio::join!(async { tokio::time::timeout(LAG_TIMEOUT, probe.pending()).await.ok().flatten() }, async {
+            tokio::time::timeout(LAG_TIMEOUT, probe.dead_letters()).await.ok().flatten()
+        },)
     }
 
     fn phase(&self) -> Phase {

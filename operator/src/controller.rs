@@ -20,7 +20,6 @@ use kube::{
     runtime::{
         Controller,
         controller::{self, Action},
-        events::{Event, EventType},
         watcher,
     },
 };
@@ -37,6 +36,7 @@ use crate::{
     fetch, serve,
     status::{Seen, status},
     telemetry::Metrics,
+    transitions,
     validate::{Valid, validate},
 };
 
@@ -64,32 +64,43 @@ pub async fn run(settings: Settings, namespace: Option<String>, listen: SocketAd
         .map_err(|source| Error::Api { operation: "connect to the API server", source: Box::new(source) })?;
     let metrics = Metrics::default();
     let mut terminate = signal(SignalKind::terminate())?;
-    let context = Arc::new(Context::new(client.clone(), settings, metrics.clone()));
-    info!(version = env!("CARGO_PKG_VERSION"), images = ?context.settings.images, "starting");
-    let api: Api<DeserializeGuard<EventConsumer>> = scoped(&client, namespace.as_deref());
-    let config = watcher::Config::default().timeout(WATCH_TIMEOUT_SECONDS);
+    info!(version = env!("CARGO_PKG_VERSION"), images = ?settings.images, "starting");
     let alive = watch_for_life(scoped(&client, namespace.as_deref()), metrics.clone());
-    let controller = Controller::new(api, config.clone())
-        .owns(scoped::<ServiceAccount>(&client, namespace.as_deref()), config.clone())
-        .owns(scoped::<ConfigMap>(&client, namespace.as_deref()), config.clone())
-        .owns(scoped::<PodDisruptionBudget>(&client, namespace.as_deref()), config.clone())
-        .owns(scoped::<Deployment>(&client, namespace.as_deref()), config)
+    let context = Context::new(client, settings, metrics.clone());
+    let stop = async move {
+        terminate.recv().await;
+        info!("told to stop");
+    };
+    tokio::select! {
+        () = reconcile_all(context, namespace, stop) => Ok(()),
+        () = alive => Ok(()),
+        served = serve::serve(listener, metrics) => served.map_err(Error::from),
+    }
+}
+
+/// Reconciles every object, in `namespace` or everywhere, until `stop` is ready and what is at work has ended.
+pub async fn reconcile_all(
+    context: Context,
+    namespace: Option<String>,
+    stop: impl Future<Output = ()> + Send + Sync + 'static,
+) {
+    let (client, namespace) = (context.client.clone(), namespace.as_deref());
+    let api: Api<DeserializeGuard<EventConsumer>> = scoped(&client, namespace);
+    let config = watcher::Config::default().timeout(WATCH_TIMEOUT_SECONDS);
+    Controller::new(api, config.clone())
+        .owns(scoped::<ServiceAccount>(&client, namespace), config.clone())
+        .owns(scoped::<ConfigMap>(&client, namespace), config.clone())
+        .owns(scoped::<PodDisruptionBudget>(&client, namespace), config.clone())
+        .owns(scoped::<Deployment>(&client, namespace), config)
         .with_config(controller::Config::default().concurrency(CONCURRENCY))
-        .graceful_shutdown_on(async move {
-            terminate.recv().await;
-            info!("told to stop");
-        })
-        .run(reconcile, error_policy, context)
+        .graceful_shutdown_on(stop)
+        .run(reconcile, error_policy, Arc::new(context))
         .for_each(|result| async move {
             if let Err(error) = result {
                 warn!(%error, "controller");
             }
-        });
-    tokio::select! {
-        () = controller => Ok(()),
-        () = alive => Ok(()),
-        served = serve::serve(listener, metrics) => served.map_err(Error::from),
-    }
+        })
+        .await;
 }
 
 fn scoped<K>(client: &Client, namespace: Option<&str>) -> Api<K>
@@ -168,7 +179,7 @@ async fn carry_out(object: &EventConsumer, context: &Context) -> Result<Action, 
     Ok(Action::requeue(if ready { SETTLED_INTERVAL } else { UNSETTLED_INTERVAL }))
 }
 
-/// Writes the status if it differs from the one that is there, and an Event when `Ready` changes.
+/// Writes the status if it differs from the one that is there, and an Event for each condition that turned.
 async fn write_status(
     context: &Context,
     object: &EventConsumer,
@@ -183,30 +194,17 @@ async fn write_status(
         json!({"apiVersion": EventConsumer::api_version(&()), "kind": EventConsumer::kind(&()), "status": &new});
     let parameters = PatchParams::apply(FIELD_MANAGER).force();
     answered("write the status", api.patch_status(&object.name_any(), &parameters, &Patch::Apply(&patch))).await?;
-    tell_transition(context, object, &new).await;
+    tell_transitions(context, object, &new).await;
     Ok(new)
 }
 
-async fn tell_transition(context: &Context, object: &EventConsumer, new: &EventConsumerStatus) {
-    let ready =
-        |status: &EventConsumerStatus| status.conditions.iter().find(|condition| condition.type_ == "Ready").cloned();
-    let (Some(now), before) = (ready(new), object.status.as_ref().and_then(ready)) else { return };
-    if before.is_some_and(|before| before.status == now.status && before.reason == now.reason) {
-        return;
-    }
-    let event = Event {
-        type_: if now.status == "False" && now.reason != "Progressing" {
-            EventType::Warning
-        } else {
-            EventType::Normal
-        },
-        reason: now.reason,
-        note: Some(now.message),
-        action: "Reconcile".to_owned(),
-        secondary: None,
-    };
-    if let Err(error) = answered("write an Event", context.recorder.publish(&event, &object.object_ref(&()))).await {
-        warn!(%error, "an Event is lost");
+/// Writes an Event for each condition that turned.
+async fn tell_transitions(context: &Context, object: &EventConsumer, new: &EventConsumerStatus) {
+    for event in transitions::events(object.status.as_ref(), new) {
+        if let Err(error) = answered("write an Event", context.recorder.publish(&event, &object.object_ref(&()))).await
+        {
+            warn!(%error, "an Event is lost");
+        }
     }
 }
 

@@ -13,7 +13,11 @@ use millrace_config::{
 };
 use millrace_operator_api::{EventConsumer, EventConsumerStatus};
 
-use crate::{build::CONSUMER_LABEL, error::Error};
+use crate::{
+    build::CONSUMER_LABEL,
+    error::Error,
+    lag::{self, Figures},
+};
 
 /// What was seen of an `EventConsumer`.
 #[derive(Debug)]
@@ -65,6 +69,17 @@ pub fn status(object: &EventConsumer, seen: &Seen<'_>, now: Timestamp) -> EventC
     }
     let (degraded, reason, message) = degradation(seen);
     conditions.set("DurabilityDegraded", degraded, &reason, &message);
+    let figures = figures(seen);
+    if let Some((backlog, reason, message)) = backlog(object, seen, figures) {
+        conditions.set("DeadLetterBacklog", backlog, reason, &message);
+    }
+    let (lag, dead_letters) = match (seen, figures) {
+        (Seen::Applied { .. }, Some(figures)) => {
+            Some(figures.told(now)).map_or((None, None), |(lag, dead)| (Some(lag), dead))
+        }
+        (Seen::Applied { .. }, None) => (None, None),
+        (Seen::New | Seen::Failed(_), _) => (old.lag.clone(), old.dead_letters.clone()),
+    };
     let deployment = match seen {
         Seen::Applied { deployment, .. } => deployment.status.clone(),
         Seen::New | Seen::Failed(_) => None,
@@ -72,7 +87,7 @@ pub fn status(object: &EventConsumer, seen: &Seen<'_>, now: Timestamp) -> EventC
     let counts = deployment.map_or((old.replicas, old.ready_replicas), |status| {
         (status.replicas.unwrap_or_default(), status.ready_replicas.unwrap_or_default())
     });
-    EventConsumerStatus {
+    let new = EventConsumerStatus {
         observed_generation: generation,
         replicas: counts.0,
         ready_replicas: counts.1,
@@ -80,8 +95,22 @@ pub fn status(object: &EventConsumer, seen: &Seen<'_>, now: Timestamp) -> EventC
         broker: Some(broker(object).to_owned()),
         handler: Some(handler(object).to_owned()),
         delivery_guarantee: Some(guarantee(object)),
+        lag,
+        dead_letters,
         conditions: conditions.new,
+    };
+    hold_lag(&old, new)
+}
+
+/// Where nothing but figures changed, and those too little or too soon, the status stays as it was.
+fn hold_lag(old: &EventConsumerStatus, new: EventConsumerStatus) -> EventConsumerStatus {
+    let (Some(lag_before), Some(lag)) = (&old.lag, &new.lag) else { return new };
+    if old.dead_letters.is_some() != new.dead_letters.is_some() {
+        return new;
     }
+    let held = EventConsumerStatus { lag: old.lag.clone(), dead_letters: old.dead_letters.clone(), ..new.clone() };
+    let waiting = |status: &EventConsumerStatus| status.dead_letters.as_ref().map_or(0, |letters| letters.pending);
+    if held == *old && !lag::is_worth_a_write(lag_before, waiting(old), lag, waiting(&new)) { held } else { new }
 }
 
 fn summarise(object: &EventConsumer, seen: &Seen<'_>) -> Summary {
@@ -143,6 +172,34 @@ fn degradation(seen: &Seen<'_>) -> (&'static str, String, String) {
     let reason = report.notes.first().map(|note| note.reason.as_str()).unwrap_or_default();
     let messages: Vec<_> = report.notes.iter().map(|note| note.message.as_str()).collect();
     ("True", reason.to_owned(), messages.join("; "))
+}
+
+/// What the pods say together of what waits.
+fn figures(seen: &Seen<'_>) -> Option<Figures> {
+    let Seen::Applied { pods, .. } = seen else { return None };
+    lag::add_up(pods.iter().map(|(_, report)| report.as_ref()))
+}
+
+/// Whether dead letters wait for somebody. Only JetStream counts them.
+fn backlog(
+    object: &EventConsumer,
+    seen: &Seen<'_>,
+    figures: Option<Figures>,
+) -> Option<(&'static str, &'static str, String)> {
+    object.spec.broker.jet_stream.as_ref()?;
+    let subject = &object.spec.delivery.dead_letter.as_ref()?.subject;
+    let counted = figures.and_then(|figures| figures.dead_letters);
+    Some(match (seen, counted) {
+        (Seen::Applied { .. }, Some(0)) => ("False", "NoneWaiting", format!("no dead letter waits on {subject}")),
+        (Seen::Applied { .. }, Some(_)) => {
+            let name = object.name_any();
+            let message = format!(
+                "dead letters wait on {subject}: see why with `kubectl exec deploy/{name} -- /binary redrive --dry-run`, mend the cause, and put them back without --dry-run"
+            );
+            ("True", "LettersWaiting", message)
+        }
+        _ => ("Unknown", "NotReported", "no pod has counted them yet".to_owned()),
+    })
 }
 
 fn part_condition(part: Part, seen: &Seen<'_>) -> (&'static str, String, String) {

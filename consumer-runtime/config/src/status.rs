@@ -221,6 +221,12 @@ pub struct Lag {
     /// the broker does not say when an event was published.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub oldest_seconds: Option<u64>,
+    /// Whether `pending` is of this process's own share, so that the shares add up (Kafka), and not of all replicas.
+    #[serde(default)]
+    pub is_share: bool,
+    /// Dead letters that wait on the dead-letter subject; absent while unknown, and with brokers that do not count them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dead_letters: Option<u64>,
 }
 
 /// Totals since a process started.

@@ -80,6 +80,16 @@ impl Redelivery {
 pub trait LagProbe: Send + Sync {
     /// Events of this consumer that no process has taken yet; `None` while that is not known.
     async fn pending(&self) -> Option<u64>;
+
+    /// Whether `pending` counts only what is this process's share.
+    fn is_share(&self) -> bool {
+        false
+    }
+
+    /// Dead letters that wait where this consumer puts them; `None` while that is not known, or cannot be.
+    async fn dead_letters(&self) -> Option<u64> {
+        None
+    }
 }
 
 /// Where dead letters go.

@@ -9,5 +9,5 @@ pub mod status;
 
 pub use crate::{
     spec::{EventConsumer, EventConsumerSpec, PodMetadata, PodSettings, PodTemplate, Resources, Toleration},
-    status::EventConsumerStatus,
+    status::{DeadLetters, EventConsumerStatus, Lag},
 };

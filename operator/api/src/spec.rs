@@ -30,7 +30,9 @@ use crate::status::EventConsumerStatus;
     printcolumn(name = "Broker", type_ = "string", json_path = ".status.broker"),
     printcolumn(name = "Handler", type_ = "string", json_path = ".status.handler"),
     printcolumn(name = "Replicas", type_ = "integer", json_path = ".status.readyReplicas"),
-    printcolumn(name = "Guarantee", type_ = "string", json_path = ".status.deliveryGuarantee"),
+    printcolumn(name = "Lag", type_ = "integer", json_path = ".status.lag.pending"),
+    printcolumn(name = "Oldest", type_ = "integer", json_path = ".status.lag.oldestSeconds"),
+    printcolumn(name = "DLQ", type_ = "integer", json_path = ".status.deadLetters.pending"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
     printcolumn(
         name = "Reason",
@@ -38,6 +40,7 @@ use crate::status::EventConsumerStatus;
         priority = 1,
         json_path = ".status.conditions[?(@.type==\"Ready\")].reason"
     ),
+    printcolumn(name = "Guarantee", type_ = "string", priority = 1, json_path = ".status.deliveryGuarantee"),
     printcolumn(name = "Subjects", type_ = "string", priority = 1, json_path = ".spec.subjects"),
     validation = Rule::new("self.metadata.name.matches('^[a-z0-9]([-a-z0-9]{0,48}[a-z0-9])?$')")
         .message("metadata.name must be a DNS label of at most 50 characters: it names the Deployment and, with the namespace, the queue group")

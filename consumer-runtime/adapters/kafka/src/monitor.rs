@@ -55,6 +55,10 @@ impl ports::LagProbe for LagProbe {
         let lag = *self.0.lag.lock().unwrap_or_else(PoisonError::into_inner);
         lag.filter(|(_, seen)| seen.elapsed() < LAG_AGE_MAX).map(|(pending, _)| pending)
     }
+
+    fn is_share(&self) -> bool {
+        true
+    }
 }
 
 impl Watch {

@@ -11,7 +11,7 @@ use millrace_core::{
     backoff::Backoff,
     delivery::Receipt,
     health::{Health, Part, TroubleReason},
-    ports::{DeadLetters, Reader, Settler},
+    ports::{DeadLetters, LagProbe as _, Reader, Settler},
     settle::Settlement,
     window::Budget,
 };
@@ -224,6 +224,22 @@ async fn a_dead_letter_is_read_back_with_the_payload_that_was_left_at_its_origin
 }
 
 /// The trouble that a set-up ends in.
+#[tokio::test]
+async fn what_waits_is_counted_for_the_durable_and_for_its_dead_letters_alone() {
+    let server = NatsServer::jetstream().await;
+    let context = server.make_streams().await;
+    let health = Arc::new(Health::starting([Part::Broker]));
+    let connection = connect(&connection_options(server.url(), None), &health).await.unwrap();
+    let source = set_up(&connection, &options(), &WallClock::start(), &health).await.unwrap();
+    assert_eq!((source.lag.pending().await, source.lag.dead_letters().await), (Some(0), Some(0)));
+
+    for subject in ["orders.placed", "orders.placed", "orders.shipped", "dlq.emails", "dlq.others"] {
+        context.publish(subject, Bytes::new()).await.unwrap().await.unwrap();
+    }
+
+    assert_eq!((source.lag.pending().await, source.lag.dead_letters().await), (Some(2), Some(1)));
+}
+
 async fn trouble(connection_options: ConnectionOptions, options: JetStreamOptions) -> (TroubleReason, String) {
     let health = Arc::new(Health::starting([Part::Broker]));
     let setting_up = async {

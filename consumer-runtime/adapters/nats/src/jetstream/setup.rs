@@ -108,7 +108,7 @@ pub async fn set_up(
     health.works(Part::Broker);
     let pinned = options.in_order.then(|| Pinned::new(connection.clone(), &stream, &options.durable));
     let settler = JetStreamSettler::new(connection.clone(), options.ack_wait, pinned.clone());
-    let lag = LagProbe::new(connection.clone(), &stream, &options.durable);
+    let lag = LagProbe::new(connection.clone(), &stream, &options.durable, options.dead_letter_subject.clone());
     let reader = JetStreamReader::new(durable, stream.clone(), pinned, Arc::clone(clock), Arc::clone(health));
     Ok(JetStreamSource { reader, settler, lag, stream, kept })
 }
