@@ -56,6 +56,11 @@ impl Reporter {
         self.set(Phase::Running);
     }
 
+    /// Everything is connected, and nothing is taken.
+    pub(crate) fn paused(&self) {
+        self.set(Phase::Paused);
+    }
+
     /// The engine drains.
     pub(crate) fn draining(&self) {
         self.set(Phase::Draining);
@@ -65,7 +70,7 @@ impl Reporter {
     pub(crate) fn not_ready(&self) -> Option<String> {
         match self.phase() {
             Phase::Draining => Some("draining".to_owned()),
-            Phase::Starting | Phase::Running => {
+            Phase::Starting | Phase::Running | Phase::Paused => {
                 self.health.troubles().first().map(|(_, trouble)| trouble.message.clone())
             }
         }

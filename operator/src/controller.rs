@@ -33,7 +33,9 @@ use crate::{
     build::{Settings, build},
     context::{Context, FIELD_MANAGER, answered},
     error::Error,
-    fetch, serve,
+    fetch,
+    finalize::{finalize, keep_finalizer},
+    serve,
     status::{Seen, status},
     telemetry::Metrics,
     transitions,
@@ -142,7 +144,7 @@ async fn reconcile(object: Arc<DeserializeGuard<EventConsumer>>, context: Arc<Co
 /// An object that cannot be read must not stop the others: it is told about in the log and left alone until it changes.
 async fn reconcile_guarded(object: &DeserializeGuard<EventConsumer>, context: &Context) -> Result<Action, Error> {
     match &object.0 {
-        Ok(object) if object.metadata.deletion_timestamp.is_some() => Ok(Action::await_change()),
+        Ok(object) if object.metadata.deletion_timestamp.is_some() => Box::pin(finalize(context, object)).await,
         Ok(object) => Box::pin(reconcile_one(object, context)).await,
         Err(invalid) => {
             error!(name = object.name_any(), namespace = object.namespace(), error = %invalid.error, "an EventConsumer cannot be read");
@@ -167,6 +169,7 @@ async fn reconcile_one(object: &EventConsumer, context: &Context) -> Result<Acti
 /// validate → fetch → build → apply → status.
 async fn carry_out(object: &EventConsumer, context: &Context) -> Result<Action, Error> {
     let valid: Valid = validate(object)?;
+    keep_finalizer(context, object).await?;
     let children = Box::pin(fetch::children(context, &valid)).await?;
     let desired = build(&valid, &context.settings)?;
     let deployment = apply(context, &valid, &desired, &children).await?;

@@ -9,6 +9,7 @@ pub mod context;
 pub mod controller;
 pub mod error;
 pub mod fetch;
+pub mod finalize;
 pub mod lag;
 pub mod probe;
 pub mod rbac;

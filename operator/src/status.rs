@@ -8,7 +8,7 @@ use k8s_openapi::{
 };
 use kube::ResourceExt as _;
 use millrace_config::{
-    Broker,
+    Broker, RunState,
     status::{DeliveryGuarantee, Part, StatusProblem, StatusReport},
 };
 use millrace_operator_api::{EventConsumer, EventConsumerStatus};
@@ -137,9 +137,14 @@ fn summarise(object: &EventConsumer, seen: &Seen<'_>) -> Summary {
             if let Some(message) = replica_failure(deployment) {
                 return summary("False", true, false, "ReplicaFailure", &message);
             }
-            if is_rolled_out(deployment, object.spec.replicas) {
-                let message = format!("{} of {} replicas take events", object.spec.replicas, object.spec.replicas);
-                return summary("True", false, false, "AllReplicasReady", &message);
+            let replicas = wanted_replicas(object);
+            if is_rolled_out(deployment, replicas) {
+                let (reason, message) = match object.spec.run_state {
+                    RunState::Running => ("AllReplicasReady", format!("{replicas} of {replicas} replicas take events")),
+                    RunState::Paused => ("Paused", "no event is taken; to go on, set runState: Running".to_owned()),
+                    RunState::Stopped => ("Stopped", "there are no pods; to go on, set runState: Running".to_owned()),
+                };
+                return summary("True", false, false, reason, &message);
             }
             summary("False", true, false, "Progressing", "the pods are being started or replaced")
         }
@@ -239,6 +244,11 @@ fn replica_failure(deployment: &Deployment) -> Option<String> {
         condition.type_.as_deref() == Some("ReplicaFailure") && condition.status.as_deref() == Some("True")
     })?;
     failure.message.clone()
+}
+
+/// How many pods there are to be.
+fn wanted_replicas(object: &EventConsumer) -> i32 {
+    if object.spec.run_state == RunState::Stopped { 0 } else { object.spec.replicas }
 }
 
 fn is_rolled_out(deployment: &Deployment, replicas: i32) -> bool {

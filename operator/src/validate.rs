@@ -2,7 +2,7 @@
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::{Resource as _, ResourceExt as _};
-use millrace_config::{Consumer, Limits, Problem, RuntimeConfig};
+use millrace_config::{Consumer, Limits, Problem, RunState, RuntimeConfig};
 use millrace_operator_api::{EventConsumer, PodTemplate};
 
 use crate::error::Error;
@@ -43,6 +43,7 @@ pub fn validate(object: &EventConsumer) -> Result<Valid, Error> {
         idempotency: spec.idempotency.clone(),
         handler: spec.handler.clone(),
         delivery: spec.delivery.clone(),
+        run_state: spec.run_state,
         drain_timeout_seconds: spec.drain_timeout_seconds,
         limits: Limits::default(),
     };
@@ -67,8 +68,8 @@ pub fn validate(object: &EventConsumer) -> Result<Valid, Error> {
         owner: object.controller_owner_ref(&()).filter(|owner| !owner.uid.is_empty()),
         namespace,
         name,
+        replicas: if spec.run_state == RunState::Stopped { 0 } else { spec.replicas },
         config,
-        replicas: spec.replicas,
         template: spec.template.clone(),
     })
 }

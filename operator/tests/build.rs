@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use k8s_openapi::api::{apps::v1::Deployment, core::v1::Pod};
 use millrace_config::{
-    CircuitBreaker, Ordering,
+    CircuitBreaker, Ordering, RunState,
     status::{Part, StatusReport},
 };
 use millrace_operator_api::EventConsumer;
@@ -177,6 +177,35 @@ fn a_change_of_the_configuration_replaces_the_pods_and_scaling_does_not() {
 
     assert_eq!(template(&before), template(&scaled));
     assert_ne!(template(&before), template(&changed));
+}
+
+#[test]
+fn a_pause_replaces_all_pods_at_once_and_a_stop_takes_them_away_and_both_are_as_asked() {
+    let running = example("log");
+    let by_state = |state| {
+        let mut object = running.clone();
+        object.spec.run_state = state;
+        let mut deployment = desired(&object).deployment;
+        deployment.metadata.generation = Some(1);
+        let replicas = deployment.spec.replicas;
+        let counts = json!({"observedGeneration": 1, "replicas": replicas, "updatedReplicas": replicas, "readyReplicas": replicas});
+        deployment.status = serde_json::from_value(counts).unwrap();
+        let seen = Seen::Applied { deployment: &deployment, pods: &[] };
+        let status = status(&object, &seen, "2026-01-01T00:00:00Z".parse().unwrap());
+        let ready = status.conditions[0].clone();
+        (serde_json::to_value(&deployment.spec).unwrap(), format!("{} {}", ready.status, ready.reason))
+    };
+    let (before, ready) = by_state(RunState::Running);
+    assert_eq!(ready, "True AllReplicasReady");
+
+    let (paused, ready) = by_state(RunState::Paused);
+    assert_eq!((&paused["replicas"], ready.as_str()), (&json!(1), "True Paused"));
+    assert_eq!(paused["strategy"]["rollingUpdate"], json!({"maxSurge": "100%", "maxUnavailable": "100%"}));
+    assert_ne!(paused["template"], before["template"]);
+
+    let (stopped, ready) = by_state(RunState::Stopped);
+    assert_eq!((&stopped["replicas"], ready.as_str()), (&json!(0), "True Stopped"));
+    assert_eq!(stopped["template"], before["template"], "a start brings back the very same pods");
 }
 
 #[test]

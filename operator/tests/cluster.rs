@@ -5,10 +5,15 @@ mod support;
 
 use std::time::Duration;
 
-use k8s_openapi::api::{apps::v1::Deployment, core::v1::ConfigMap, events::v1::Event};
+use k8s_openapi::api::{
+    apps::v1::Deployment,
+    batch::v1::Job,
+    core::v1::{ConfigMap, Namespace},
+    events::v1::Event,
+};
 use kube::{
     Api, ResourceExt as _,
-    api::{ListParams, Patch, PatchParams},
+    api::{DeleteParams, ListParams, Patch, PatchParams},
 };
 use millrace_operator_testkit::{FakePod, wait_for};
 use serde_json::{Value, json};
@@ -86,5 +91,71 @@ async fn a_child_that_is_changed_is_repaired_and_one_that_is_right_is_not_writte
     })
     .await;
     assert_eq!(versions().await, before);
+    operator.stop().await;
+}
+
+#[tokio::test]
+async fn an_object_whose_durable_is_to_go_stays_until_a_job_has_deleted_it_or_it_is_told_that_it_is_left() {
+    let cluster = Cluster::start().await;
+    let operator = cluster.operator();
+    let broker =
+        json!({"jetStream": {"servers": ["nats://nats:4222"], "stream": "ORDERS", "deletionPolicy": "Delete"}});
+    let make = || async {
+        cluster.apply("log", json!({"broker": broker})).await;
+        let held = || async { (!cluster.object("order-log").await.finalizers().is_empty()).then_some(()) };
+        wait_for("it has its finalizer", PATIENCE, held).await;
+        cluster.status_when("it is on its way", |status| condition(status, "Ready", "False", "Progressing")).await
+    };
+    let gone = || async { cluster.try_object("order-log").await.is_none().then_some(()) };
+    let jobs: Api<Job> = Api::namespaced(cluster.client(), "shop");
+    let ends_as = async |conditions: Value| {
+        let job = || async { jobs.get_opt("order-log-delete-durable").await.unwrap() };
+        let job = wait_for("the Job is made", PATIENCE, job).await;
+        let now = "2026-01-01T00:00:00Z";
+        let conditions = conditions.as_array().unwrap().iter().map(|type_| {
+            json!({"type": type_, "status": "True", "reason": "Test", "message": "m", "lastTransitionTime": now})
+        });
+        let mut status = json!({"startTime": now, "conditions": conditions.collect::<Vec<_>>()});
+        if status["conditions"][1]["type"] == "Complete" {
+            status["completionTime"] = json!(now);
+        }
+        let patch = Patch::Merge(json!({"status": status}));
+        jobs.patch_status(&job.name_any(), &PatchParams::default(), &patch).await.unwrap();
+        job
+    };
+
+    // The pods go first: a runtime makes its durable again.
+    make().await;
+    let pod = FakePod::start(cluster.client(), "shop", "order-log", &FakePod::address(1), report(0, 0, 0)).await;
+    cluster.delete("order-log").await;
+    let deployments: Api<Deployment> = Api::namespaced(cluster.client(), "shop");
+    let is_stopped = || async { (deployments.get("order-log").await.ok()?.spec.replicas == Some(0)).then_some(()) };
+    wait_for("it is stopped", PATIENCE, is_stopped).await;
+    assert!(jobs.list(&ListParams::default()).await.unwrap().items.is_empty());
+    pod.delete().await;
+    let job = serde_json::to_value(ends_as(json!(["SuccessCriteriaMet", "Complete"])).await).unwrap();
+    wait_for("it is gone", PATIENCE, gone).await;
+    let pod = &job["spec"]["template"]["spec"];
+    assert_eq!(pod["containers"][0]["args"].as_array().unwrap().last().unwrap(), "delete-durable");
+    assert_eq!(pod["containers"][0]["securityContext"]["readOnlyRootFilesystem"], true);
+    assert_eq!(pod["automountServiceAccountToken"], false);
+
+    // A Job that fails is told, and keeps nobody.
+    cluster.collect_garbage().await;
+    make().await;
+    cluster.delete("order-log").await;
+    ends_as(json!(["FailureTarget", "Failed"])).await;
+    wait_for("it is gone", PATIENCE, gone).await;
+    let events: Api<Event> = Api::namespaced(cluster.client(), "shop");
+    let reasons: Vec<_> =
+        events.list(&ListParams::default()).await.unwrap().items.into_iter().filter_map(|event| event.reason).collect();
+    assert!(reasons.contains(&"DurableLeft".to_owned()), "{reasons:?}");
+
+    // A namespace that is going takes no Job.
+    cluster.collect_garbage().await;
+    make().await;
+    Api::<Namespace>::all(cluster.client()).delete("shop", &DeleteParams::default()).await.unwrap();
+    cluster.delete("order-log").await;
+    wait_for("it is gone", PATIENCE, gone).await;
     operator.stop().await;
 }

@@ -36,6 +36,8 @@ pub enum Phase {
     Starting,
     /// It takes events.
     Running,
+    /// It is connected and takes no events, as `runState: Paused` asks for.
+    Paused,
     /// It finishes what it has taken, and takes no more.
     Draining,
 }

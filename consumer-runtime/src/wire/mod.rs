@@ -12,7 +12,9 @@ mod traces;
 
 use std::{sync::Arc, time::Duration};
 
-use millrace_config::{AddressRanges, OnExhausted as ConfiguredOnExhausted, RuntimeConfig, status::DeliveryGuarantee};
+use millrace_config::{
+    AddressRanges, OnExhausted as ConfiguredOnExhausted, RunState, RuntimeConfig, status::DeliveryGuarantee,
+};
 use millrace_core::{
     backoff::Backoff,
     health::{Health, Part, Trouble},
@@ -50,6 +52,9 @@ struct Connected {
     on_exhausted: OnExhausted,
     store: Option<Arc<dyn IdempotencyStore>>,
 }
+
+/// Parts that are connected and take nothing. Kafka counts the lag of the lanes that a member holds.
+pub(crate) struct Paused(#[expect(dead_code, reason = "it is held, and that is all")] Option<Connected>);
 
 impl Parts {
     /// Makes the parts that a valid configuration names.
@@ -121,6 +126,26 @@ impl Parts {
         // Events are taken when the handler works too: none is to fail for a Secret that is not there yet.
         let (connected, ()) = tokio::join!(self.connect_broker(reporter), self.check_handler());
         self.engine(connected)
+    }
+
+    /// Whether events are to be taken at all.
+    pub(crate) fn is_paused(&self) -> bool {
+        self.config.run_state != RunState::Running
+    }
+
+    /// Connects everything and takes no event, for as long as what it returns lives.
+    pub(crate) async fn connect_paused(&self, reporter: &Reporter) -> Paused {
+        // A subscriber of NATS core would be given its share of the events; there is nothing else to connect to.
+        let broker = async {
+            if self.config.broker.nats.is_some() {
+                self.check_nats().await;
+                None
+            } else {
+                Some(self.connect_broker(reporter).await)
+            }
+        };
+        let (connected, ()) = tokio::join!(broker, self.check_handler());
+        Paused(connected)
     }
 
     fn engine(self, connected: Connected) -> Engine {

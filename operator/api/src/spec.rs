@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use kube::{CustomResource, KubeSchema};
-use millrace_config::{Broker, Delivery, Handler, Idempotency, Ordering, Pick};
+use millrace_config::{Broker, Delivery, Handler, Idempotency, Ordering, Pick, RunState};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -41,6 +41,7 @@ use crate::status::EventConsumerStatus;
         json_path = ".status.conditions[?(@.type==\"Ready\")].reason"
     ),
     printcolumn(name = "Guarantee", type_ = "string", priority = 1, json_path = ".status.deliveryGuarantee"),
+    printcolumn(name = "State", type_ = "string", priority = 1, json_path = ".spec.runState"),
     printcolumn(name = "Subjects", type_ = "string", priority = 1, json_path = ".spec.subjects"),
     validation = Rule::new("self.metadata.name.matches('^[a-z0-9]([-a-z0-9]{0,48}[a-z0-9])?$')")
         .message("metadata.name must be a DNS label of at most 50 characters: it names the Deployment and, with the namespace, the queue group")
@@ -172,6 +173,14 @@ pub struct EventConsumerSpec {
     #[serde(default = "replicas")]
     #[schemars(range(min = 0, max = 100))]
     pub replicas: i32,
+
+    /// Whether events are taken: `Running`, `Paused` or `Stopped`. `Paused`: the pods are replaced, all at once, by pods
+    /// that connect, report the lag and take nothing; what was at work is finished first, for at most
+    /// `drainTimeoutSeconds`. `Stopped`: no pods. In both the broker keeps what comes for this consumer, except on NATS
+    /// core, where it is gone. `Ready` is `True` with the reason `Paused` or `Stopped`: the consumer is as it was asked to
+    /// be.
+    #[serde(default)]
+    pub run_state: RunState,
 
     /// Seconds that the work in flight may take after a pod is told to stop. What has not started is handed back at once.
     #[serde(default = "drain_timeout_seconds")]

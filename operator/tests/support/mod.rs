@@ -3,9 +3,16 @@
 
 use std::{path::Path, time::Duration};
 
+use k8s_openapi::api::{
+    apps::v1::Deployment,
+    batch::v1::Job,
+    core::v1::{ConfigMap, ServiceAccount},
+    policy::v1::PodDisruptionBudget,
+};
 use kube::{
-    Api, Client,
-    api::{Patch, PatchParams},
+    Api, Client, Resource,
+    api::{DeleteParams, ListParams, Patch, PatchParams},
+    core::NamespaceResourceScope,
 };
 use millrace_config::status::StatusReport;
 use millrace_operator_api::EventConsumer;
@@ -60,6 +67,25 @@ impl Cluster {
         let name = object["metadata"]["name"].as_str().unwrap().to_owned();
         let objects: Api<EventConsumer> = Api::namespaced(self.client(), "shop");
         objects.patch(&name, &PatchParams::apply("test").force(), &Patch::Apply(&object)).await.unwrap()
+    }
+
+    pub(crate) async fn delete(&self, name: &str) {
+        let objects: Api<EventConsumer> = Api::namespaced(self.client(), "shop");
+        objects.delete(name, &DeleteParams::default()).await.unwrap();
+    }
+
+    /// Deletes the children of objects that are gone: here nobody else does.
+    pub(crate) async fn collect_garbage(&self) {
+        let (parameters, all) = (DeleteParams::background(), ListParams::default());
+        self.namespaced::<Deployment>().delete_collection(&parameters, &all).await.unwrap();
+        self.namespaced::<Job>().delete_collection(&parameters, &all).await.unwrap();
+        self.namespaced::<ConfigMap>().delete_collection(&parameters, &all).await.unwrap();
+        self.namespaced::<ServiceAccount>().delete_collection(&parameters, &all).await.unwrap();
+        self.namespaced::<PodDisruptionBudget>().delete_collection(&parameters, &all).await.unwrap();
+    }
+
+    fn namespaced<K: Resource<DynamicType = (), Scope = NamespaceResourceScope>>(&self) -> Api<K> {
+        Api::namespaced(self.client(), "shop")
     }
 
     pub(crate) async fn try_object(&self, name: &str) -> Option<EventConsumer> {

@@ -18,7 +18,7 @@ use millrace_core::{
 use millrace_events::{BrokerKind, DeadLetter, Headers, Origin, Reason};
 use millrace_nats::{
     Connection, ConnectionOptions, DeadLetterOptions, DeadLetterStream, InitialPosition, JetStreamDeadLetters,
-    JetStreamOptions, MountedSecret, connect, set_up,
+    JetStreamOptions, MountedSecret, connect, delete_durable, set_up,
 };
 use millrace_testkit::{
     clock::WallClock,
@@ -238,6 +238,24 @@ async fn what_waits_is_counted_for_the_durable_and_for_its_dead_letters_alone() 
     }
 
     assert_eq!((source.lag.pending().await, source.lag.dead_letters().await), (Some(2), Some(1)));
+}
+
+#[tokio::test]
+async fn a_durable_is_deleted_once_and_one_that_is_not_there_is_deleted_too() {
+    let server = NatsServer::jetstream().await;
+    let context = server.make_streams().await;
+    let health = Arc::new(Health::starting([Part::Broker]));
+    let connection = connect(&connection_options(server.url(), None), &health).await.unwrap();
+    set_up(&connection, &options(), &WallClock::start(), &health).await.unwrap();
+    let stream = context.get_stream("ORDERS").await.unwrap();
+    assert!(stream.consumer_info("emails").await.is_ok());
+
+    for _ in 0..2 {
+        delete_durable(&connection, &options()).await.unwrap();
+        assert!(stream.consumer_info("emails").await.is_err());
+    }
+    context.delete_stream("ORDERS").await.unwrap();
+    delete_durable(&connection, &options()).await.unwrap();
 }
 
 async fn trouble(connection_options: ConnectionOptions, options: JetStreamOptions) -> (TroubleReason, String) {

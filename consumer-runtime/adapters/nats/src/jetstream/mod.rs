@@ -1,5 +1,6 @@
 //! The JetStream source: one durable pull consumer that all replicas share.
 
+pub(crate) mod delete;
 pub(crate) mod lag;
 pub(crate) mod letters;
 pub(crate) mod letters_source;

@@ -147,7 +147,7 @@ impl Durable {
         Err(Trouble::new(TroubleReason::Unsupported, message))
     }
 
-    async fn find_stream(&self, context: &jetstream::Context) -> Result<Stream, Trouble> {
+    pub(crate) async fn find_stream(&self, context: &jetstream::Context) -> Result<Stream, Trouble> {
         let name = match &self.options.stream {
             Some(name) => name.clone(),
             None => self.stream_of_subjects(context).await?,
