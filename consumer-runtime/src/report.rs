@@ -97,6 +97,7 @@ impl Reporter {
                 in_flight: totals.in_flight,
                 oldest_seconds: Some(totals.oldest_seconds).filter(|seconds| *seconds > 0),
                 is_share: self.lag.get().is_some_and(|probe| probe.is_share()),
+                partitions: self.lag.get().and_then(|probe| u32::try_from(probe.lanes()?).ok()),
                 dead_letters,
             },
             notes: self.health.notes().into_iter().map(note).collect(),

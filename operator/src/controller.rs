@@ -3,14 +3,14 @@
 use std::{
     net::SocketAddr,
     sync::{Arc, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use futures::StreamExt;
 use jiff::Timestamp;
 use k8s_openapi::api::{
     apps::v1::Deployment,
-    core::v1::{ConfigMap, ServiceAccount},
+    core::v1::{ConfigMap, Pod, ServiceAccount},
     policy::v1::PodDisruptionBudget,
 };
 use kube::{
@@ -23,7 +23,8 @@ use kube::{
         watcher,
     },
 };
-use millrace_operator_api::{EventConsumer, EventConsumerStatus};
+use millrace_config::{RunState, status::StatusReport};
+use millrace_operator_api::{EventConsumer, EventConsumerStatus, ScalingMode};
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info, warn};
@@ -33,8 +34,10 @@ use crate::{
     build::{Settings, build},
     context::{Context, FIELD_MANAGER, answered},
     error::Error,
-    fetch,
+    fetch::{self, Children},
     finalize::{finalize, keep_finalizer},
+    lag,
+    scaling::{Decision, Observed, decide},
     serve,
     status::{Seen, status},
     telemetry::Metrics,
@@ -168,18 +171,52 @@ async fn reconcile_one(object: &EventConsumer, context: &Context) -> Result<Acti
 
 /// validate → fetch → build → apply → status.
 async fn carry_out(object: &EventConsumer, context: &Context) -> Result<Action, Error> {
-    let valid: Valid = validate(object)?;
+    let mut valid: Valid = validate(object)?;
     keep_finalizer(context, object).await?;
     let children = Box::pin(fetch::children(context, &valid)).await?;
-    let desired = build(&valid, &context.settings)?;
-    let deployment = apply(context, &valid, &desired, &children).await?;
     let pods = fetch::pods(context, &valid.namespace, &valid.name).await?;
     let reports = context.probe.reports(&pods).await;
     let pods: Vec<_> = pods.into_iter().zip(reports).collect();
-    let seen = Seen::Applied { deployment: &deployment, pods: &pods };
+    let scaled = scale(object, context, &valid, &children, &pods);
+    if let Some(decision) = scaled {
+        valid.replicas = decision.replicas;
+    }
+    let desired = build(&valid, &context.settings)?;
+    let deployment = apply(context, &valid, &desired, &children).await?;
+    let seen = Seen::Applied { deployment: &deployment, pods: &pods, scaled: scaled.map(|decision| decision.reason) };
     let status = write_status(context, object, &seen).await?;
     let ready = status.conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True");
-    Ok(Action::requeue(if ready { SETTLED_INTERVAL } else { UNSETTLED_INTERVAL }))
+    let settled = ready && valid.scaling.mode != ScalingMode::Lag;
+    Ok(Action::requeue(if settled { SETTLED_INTERVAL } else { UNSETTLED_INTERVAL }))
+}
+
+/// How many pods there are to be by the lag; nothing where that is decided elsewhere.
+fn scale(
+    object: &EventConsumer,
+    context: &Context,
+    valid: &Valid,
+    children: &Children,
+    pods: &[(Pod, Option<StatusReport>)],
+) -> Option<Decision> {
+    if valid.scaling.mode != ScalingMode::Lag || valid.config.run_state == RunState::Stopped {
+        return None;
+    }
+    let current = children.deployment.as_ref().and_then(|deployment| deployment.spec.replicas);
+    let current = current.unwrap_or(valid.scaling.min_replicas);
+    let (uid, now) = (object.uid().unwrap_or_default(), Instant::now());
+    let mut memory = context.memory.lock().unwrap_or_else(PoisonError::into_inner);
+    let (pace, enough_for) = memory.look(&uid, pods, now);
+    // What is paused handles nothing, with however many pods.
+    let working = valid.config.run_state == RunState::Running;
+    let figures = lag::add_up(pods.iter().map(|(_, report)| report.as_ref())).filter(|_| working);
+    let decision = decide(&valid.scaling, &Observed { current, figures, pace, enough_for });
+    if decision.needs_all {
+        memory.needed(&uid, now);
+    }
+    if decision.replicas != current {
+        info!(namespace = valid.namespace, name = valid.name, from = current, to = decision.replicas, "scaled");
+    }
+    Some(decision)
 }
 
 /// Writes the status if it differs from the one that is there, and an Event for each condition that turned.

@@ -24,6 +24,8 @@ pub struct Figures {
     pub in_flight: u64,
     /// Age in seconds of the oldest of them.
     pub oldest_seconds: Option<u64>,
+    /// Partitions that all pods hold together; unknown like `pending`, and with brokers that have none.
+    pub partitions: Option<u32>,
     /// Dead letters that wait.
     pub dead_letters: Option<u64>,
 }
@@ -41,8 +43,11 @@ pub fn add_up<'a>(reports: impl IntoIterator<Item = Option<&'a StatusReport>>) -
         // All ask the same durable, one a moment after the other.
         answers.iter().filter_map(|lag| lag.pending).max()
     };
+    let lanes = answers.iter().map(|lag| lag.partitions);
+    let lanes = lanes.reduce(|sum, held| Some(sum?.saturating_add(held?))).flatten();
     Some(Figures {
         pending,
+        partitions: lanes.filter(|_| answers.len() == all.len()),
         in_flight: answers.iter().fold(0, |sum, lag| sum.saturating_add(lag.in_flight)),
         oldest_seconds: answers.iter().filter_map(|lag| lag.oldest_seconds).max(),
         dead_letters: answers.iter().filter_map(|lag| lag.dead_letters).max(),
@@ -106,7 +111,14 @@ mod tests {
     use super::*;
 
     fn report(pending: Option<u64>, in_flight: u64, is_share: bool) -> StatusReport {
-        let lag = Reported { pending, in_flight, oldest_seconds: Some(in_flight), is_share, dead_letters: Some(3) };
+        let lag = Reported {
+            pending,
+            in_flight,
+            oldest_seconds: Some(in_flight),
+            is_share,
+            partitions: is_share.then_some(2),
+            dead_letters: Some(3),
+        };
         let json =
             json!({"version": "0", "phase": "Running", "deliveryGuarantee": "AtLeastOnce", "lag": lag, "totals": {}});
         serde_json::from_value(json).unwrap()
@@ -120,7 +132,8 @@ mod tests {
         assert_eq!(figures.dead_letters, Some(3));
 
         let shares = [report(Some(7), 1, true), report(Some(9), 2, true)];
-        assert_eq!(add_up(shares.iter().map(Some)).unwrap().pending, Some(16));
+        let together = add_up(shares.iter().map(Some)).unwrap();
+        assert_eq!((together.pending, together.partitions), (Some(16), Some(4)));
         assert_eq!(add_up(shares.iter().map(Some).chain([None])).unwrap().pending, None, "a share is missing");
         let unknown = [report(Some(7), 1, true), report(None, 2, true)];
         assert_eq!(add_up(unknown.iter().map(Some)).unwrap().pending, None);
@@ -132,7 +145,7 @@ mod tests {
         let start: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
         let lag = |pending, in_flight, oldest, after| {
             let figures =
-                Figures { pending: Some(pending), in_flight, oldest_seconds: Some(oldest), dead_letters: None };
+                Figures { pending: Some(pending), in_flight, oldest_seconds: Some(oldest), ..Figures::default() };
             figures.told(start + SignedDuration::from_secs(after)).0
         };
         let before = lag(100, 5, 3, 0);

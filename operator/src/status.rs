@@ -11,12 +11,13 @@ use millrace_config::{
     Broker, RunState,
     status::{DeliveryGuarantee, Part, StatusProblem, StatusReport},
 };
-use millrace_operator_api::{EventConsumer, EventConsumerStatus};
+use millrace_operator_api::{EventConsumer, EventConsumerStatus, ScalingMode};
 
 use crate::{
     build::CONSUMER_LABEL,
     error::Error,
     lag::{self, Figures},
+    scaling,
 };
 
 /// What was seen of an `EventConsumer`.
@@ -31,6 +32,8 @@ pub enum Seen<'a> {
         deployment: &'a Deployment,
         /// Its pods, each with its report, if it gave one.
         pods: &'a [(Pod, Option<StatusReport>)],
+        /// Why it has as many pods as it has; nothing where the lag does not decide that.
+        scaled: Option<scaling::Reason>,
     },
     /// It could not be reconciled.
     Failed(&'a Error),
@@ -69,6 +72,9 @@ pub fn status(object: &EventConsumer, seen: &Seen<'_>, now: Timestamp) -> EventC
     }
     let (degraded, reason, message) = degradation(seen);
     conditions.set("DurabilityDegraded", degraded, &reason, &message);
+    if let Some((active, reason, message)) = scaling_active(object, seen) {
+        conditions.set("ScalingActive", active, reason, &message);
+    }
     let figures = figures(seen);
     if let Some((backlog, reason, message)) = backlog(object, seen, figures) {
         conditions.set("DeadLetterBacklog", backlog, reason, &message);
@@ -126,7 +132,7 @@ fn summarise(object: &EventConsumer, seen: &Seen<'_>) -> Summary {
         Seen::Failed(error @ Error::Invalid(_)) => summary("False", false, true, "InvalidSpec", &error.to_string()),
         Seen::Failed(error @ Error::NotOurs { .. }) => summary("False", false, true, "NameTaken", &error.to_string()),
         Seen::Failed(error) => summary("False", true, false, "ReconcileFailed", &error.to_string()),
-        Seen::Applied { deployment, pods } => {
+        Seen::Applied { deployment, pods, .. } => {
             if let Some(problem) = first_problem(pods) {
                 let stalled = problem.reason.needs_change();
                 return summary("False", !stalled, stalled, problem.reason.as_str(), &problem.message);
@@ -137,7 +143,7 @@ fn summarise(object: &EventConsumer, seen: &Seen<'_>) -> Summary {
             if let Some(message) = replica_failure(deployment) {
                 return summary("False", true, false, "ReplicaFailure", &message);
             }
-            let replicas = wanted_replicas(object);
+            let replicas = deployment.spec.replicas.unwrap_or(1);
             if is_rolled_out(deployment, replicas) {
                 let (reason, message) = match object.spec.run_state {
                     RunState::Running => ("AllReplicasReady", format!("{replicas} of {replicas} replicas take events")),
@@ -246,9 +252,27 @@ fn replica_failure(deployment: &Deployment) -> Option<String> {
     failure.message.clone()
 }
 
-/// How many pods there are to be.
-fn wanted_replicas(object: &EventConsumer) -> i32 {
-    if object.spec.run_state == RunState::Stopped { 0 } else { object.spec.replicas }
+/// Whether somebody but the spec decides how many pods there are, and can.
+fn scaling_active(object: &EventConsumer, seen: &Seen<'_>) -> Option<(&'static str, &'static str, String)> {
+    let scaling = &object.spec.scaling;
+    let unknown = "the lag is not known: see BrokerReady and the pods; meanwhile scaling.onUnknownLag holds";
+    let most = "more pods would be used: raise scaling.maxReplicas, or the number of partitions";
+    let scaled = match seen {
+        Seen::Applied { scaled, .. } => *scaled,
+        Seen::New | Seen::Failed(_) => None,
+    };
+    let (status, reason, message) = match (scaling.mode, scaled) {
+        (ScalingMode::Static, _) => return None,
+        (ScalingMode::External, _) => ("True", "External", "replicas is set by way of the scale subresource"),
+        (ScalingMode::Lag, _) if object.spec.run_state != RunState::Running => {
+            ("False", "NotRunning", "nothing is scaled while runState is not Running")
+        }
+        (ScalingMode::Lag, Some(scaling::Reason::Measured)) => ("True", "Measured", "replicas follow the lag"),
+        (ScalingMode::Lag, Some(scaling::Reason::AtMaximum)) => ("True", "AtMaximum", most),
+        (ScalingMode::Lag, Some(scaling::Reason::LagUnknown)) => ("False", "LagUnknown", unknown),
+        (ScalingMode::Lag, None) => ("Unknown", "NotReported", "the pods have not been looked at yet"),
+    };
+    Some((status, reason, message.to_owned()))
 }
 
 fn is_rolled_out(deployment: &Deployment, replicas: i32) -> bool {

@@ -190,7 +190,7 @@ fn a_pause_replaces_all_pods_at_once_and_a_stop_takes_them_away_and_both_are_as_
         let replicas = deployment.spec.replicas;
         let counts = json!({"observedGeneration": 1, "replicas": replicas, "updatedReplicas": replicas, "readyReplicas": replicas});
         deployment.status = serde_json::from_value(counts).unwrap();
-        let seen = Seen::Applied { deployment: &deployment, pods: &[] };
+        let seen = Seen::Applied { deployment: &deployment, pods: &[], scaled: None };
         let status = status(&object, &seen, "2026-01-01T00:00:00Z".parse().unwrap());
         let ready = status.conditions[0].clone();
         (serde_json::to_value(&deployment.spec).unwrap(), format!("{} {}", ready.status, ready.reason))
@@ -291,7 +291,8 @@ fn what_a_pod_reports_decides_between_waiting_and_being_stalled() {
     let object = example("log");
     for (reason, stalled) in [("Unreachable", "False"), ("StreamNotFound", "True")] {
         let pods = [(Pod::default(), Some(report(reason)))];
-        let seen = conditions(&object, &Seen::Applied { deployment: &Deployment::default(), pods: &pods });
+        let seen =
+            conditions(&object, &Seen::Applied { deployment: &Deployment::default(), pods: &pods, scaled: None });
         assert_eq!(
             (&seen["Ready"], &seen["Stalled"], &seen["BrokerReady"]),
             (&json!("False"), &json!(stalled), &json!("False"))
@@ -307,7 +308,7 @@ fn an_open_circuit_is_a_condition_where_there_is_a_circuit_breaker() {
     open.problems[0].part = Part::Circuit;
     let pods = [(Pod::default(), Some(open))];
     let seen = |object: &EventConsumer, pods: &[_]| {
-        conditions(object, &Seen::Applied { deployment: &Deployment::default(), pods })
+        conditions(object, &Seen::Applied { deployment: &Deployment::default(), pods, scaled: None })
     };
     assert_eq!(seen(&object, &pods).get("CircuitOpen"), None);
 
@@ -329,7 +330,7 @@ fn what_weakens_the_promise_is_a_condition_and_keeps_nothing_from_being_ready() 
         let mut told = serde_json::to_value(report("Unreachable")).unwrap();
         (told["problems"], told["notes"]) = (json!([]), notes);
         let pods = [(Pod::default(), Some(serde_json::from_value(told).unwrap()))];
-        let seen = Seen::Applied { deployment: &Deployment::default(), pods: &pods };
+        let seen = Seen::Applied { deployment: &Deployment::default(), pods: &pods, scaled: None };
         let status = status(&object, &seen, "2026-01-01T00:00:00Z".parse().unwrap());
         let condition =
             status.conditions.into_iter().find(|condition| condition.type_ == "DurabilityDegraded").unwrap();
@@ -354,8 +355,9 @@ fn a_deployment_that_has_just_been_written_is_not_ready_by_its_old_status() {
         deployment.status = serde_json::from_value(counts).unwrap();
         deployment
     };
-    let ready =
-        |deployment: &Deployment| conditions(&object, &Seen::Applied { deployment, pods: &[] })["Ready"].clone();
+    let ready = |deployment: &Deployment| {
+        conditions(&object, &Seen::Applied { deployment, pods: &[], scaled: None })["Ready"].clone()
+    };
 
     assert_eq!(ready(&deployment(1)), "False");
     assert_eq!(ready(&deployment(2)), "True");
@@ -365,7 +367,7 @@ fn a_deployment_that_has_just_been_written_is_not_ready_by_its_old_status() {
 fn a_status_that_says_the_same_keeps_the_times_of_its_transitions() {
     let mut object = example("log");
     let pods = [(Pod::default(), Some(report("Unreachable")))];
-    let seen = Seen::Applied { deployment: &Deployment::default(), pods: &pods };
+    let seen = Seen::Applied { deployment: &Deployment::default(), pods: &pods, scaled: None };
     object.status = Some(status(&object, &seen, "2026-01-01T00:00:00Z".parse().unwrap()));
 
     let later = status(&object, &seen, "2026-01-02T00:00:00Z".parse().unwrap());

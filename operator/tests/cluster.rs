@@ -15,6 +15,7 @@ use kube::{
     Api, ResourceExt as _,
     api::{DeleteParams, ListParams, Patch, PatchParams},
 };
+use millrace_operator_api::EventConsumer;
 use millrace_operator_testkit::{FakePod, wait_for};
 use serde_json::{Value, json};
 
@@ -31,8 +32,8 @@ async fn what_the_pods_report_is_added_up_in_the_status_and_turns_are_events() {
 
     let (first, second) = (report(7, 2, 3), report(8, 1, 0));
     let pods = [
-        FakePod::start(cluster.client(), "shop", "order-log", &FakePod::address(1), first).await,
-        FakePod::start(cluster.client(), "shop", "order-log", &FakePod::address(2), second).await,
+        FakePod::start(cluster.client(), "shop", "order-log", first).await,
+        FakePod::start(cluster.client(), "shop", "order-log", second).await,
     ];
 
     let told = cluster.status_when("the lag is told", |status| status["lag"]["inFlight"] == 3).await;
@@ -95,6 +96,47 @@ async fn a_child_that_is_changed_is_repaired_and_one_that_is_right_is_not_writte
 }
 
 #[tokio::test]
+async fn replicas_follow_the_lag_that_the_pods_report_and_stay_where_it_is_unknown() {
+    let cluster = Cluster::start().await;
+    let operator = cluster.operator();
+    let scaling = json!({"mode": "Lag", "maxReplicas": 6, "targetPendingPerReplica": 100, "cooldownSeconds": 4});
+    cluster.apply("log", json!({"scaling": scaling})).await;
+    let deployments: Api<Deployment> = Api::namespaced(cluster.client(), "shop");
+    let replicas = async |wanted: i32| {
+        let is_there =
+            || async { (deployments.get("order-log").await.ok()?.spec.replicas == Some(wanted)).then_some(()) };
+        wait_for(&format!("{wanted} replicas"), PATIENCE, is_there).await;
+    };
+    cluster.status_when("nobody reports", |status| condition(status, "ScalingActive", "False", "LagUnknown")).await;
+    replicas(1).await;
+
+    let pod = FakePod::start(cluster.client(), "shop", "order-log", report(390, 10, 0)).await;
+    replicas(4).await;
+    cluster.status_when("it is measured", |status| condition(status, "ScalingActive", "True", "Measured")).await;
+    pod.reports(report(10_000, 0, 0));
+    replicas(6).await;
+    cluster.status_when("it is at its maximum", |status| condition(status, "ScalingActive", "True", "AtMaximum")).await;
+    let mut unknown = report(0, 0, 0);
+    unknown.lag.pending = None;
+    pod.reports(unknown);
+    cluster.status_when("the lag is unknown", |status| condition(status, "ScalingActive", "False", "LagUnknown")).await;
+    replicas(6).await;
+    pod.reports(report(0, 150, 0));
+    replicas(2).await;
+
+    // Somebody else decides: what the scale subresource says is what there is, and the operator does not touch it.
+    cluster.apply("log", json!({"scaling": {"mode": "External"}})).await;
+    let objects: Api<EventConsumer> = Api::namespaced(cluster.client(), "shop");
+    let scale = Patch::Merge(json!({"spec": {"replicas": 5}}));
+    objects.patch_scale("order-log", &PatchParams::default(), &scale).await.unwrap();
+    replicas(5).await;
+    let told = cluster.status_when("it is told", |status| condition(status, "ScalingActive", "True", "External")).await;
+    assert_eq!(told["selector"], "millrace.dev/consumer=order-log");
+    assert_eq!(objects.get_scale("order-log").await.unwrap().spec.unwrap().replicas, Some(5));
+    operator.stop().await;
+}
+
+#[tokio::test]
 async fn an_object_whose_durable_is_to_go_stays_until_a_job_has_deleted_it_or_it_is_told_that_it_is_left() {
     let cluster = Cluster::start().await;
     let operator = cluster.operator();
@@ -126,7 +168,7 @@ async fn an_object_whose_durable_is_to_go_stays_until_a_job_has_deleted_it_or_it
 
     // The pods go first: a runtime makes its durable again.
     make().await;
-    let pod = FakePod::start(cluster.client(), "shop", "order-log", &FakePod::address(1), report(0, 0, 0)).await;
+    let pod = FakePod::start(cluster.client(), "shop", "order-log", report(0, 0, 0)).await;
     cluster.delete("order-log").await;
     let deployments: Api<Deployment> = Api::namespaced(cluster.client(), "shop");
     let is_stopped = || async { (deployments.get("order-log").await.ok()?.spec.replicas == Some(0)).then_some(()) };

@@ -226,6 +226,9 @@ pub struct Lag {
     /// Whether `pending` is of this process's own share, so that the shares add up (Kafka), and not of all replicas.
     #[serde(default)]
     pub is_share: bool,
+    /// Partitions that this process holds (Kafka); absent while unknown, and with other brokers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub partitions: Option<u32>,
     /// Dead letters that wait on the dead-letter subject; absent while unknown, and with brokers that do not count them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dead_letters: Option<u64>,

@@ -86,6 +86,11 @@ pub trait LagProbe: Send + Sync {
         false
     }
 
+    /// Lanes that this process holds, where there is a share for each process; `None` while that is not known.
+    fn lanes(&self) -> Option<usize> {
+        None
+    }
+
     /// Dead letters that wait where this consumer puts them; `None` while that is not known, or cannot be.
     async fn dead_letters(&self) -> Option<u64> {
         None

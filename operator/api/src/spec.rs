@@ -7,7 +7,7 @@ use millrace_config::{Broker, Delivery, Handler, Idempotency, Ordering, Pick, Ru
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::status::EventConsumerStatus;
+use crate::{scaling::Scaling, status::EventConsumerStatus};
 
 /// Consumes events from a broker and handles each of them, with its effect once.
 #[derive(Clone, CustomResource, Debug, Deserialize, KubeSchema, PartialEq, Serialize)]
@@ -108,6 +108,14 @@ use crate::status::EventConsumerStatus;
         .message("delivery.deadLetter.subject must not match subjects: dead letters would be consumed again"),
     validation = Rule::new("self.delivery.attemptTimeoutSeconds <= self.drainTimeoutSeconds")
         .message("delivery.attemptTimeoutSeconds must be at most drainTimeoutSeconds: an attempt must be able to end within a drain"),
+    validation = Rule::new("self.scaling.minReplicas <= self.scaling.maxReplicas")
+        .message("scaling.minReplicas must be at most scaling.maxReplicas"),
+    validation = Rule::new("self.scaling.mode != 'Lag' || !has(self.broker.nats)")
+        .message("scaling.mode Lag needs broker.jetStream or broker.kafka: NATS core has no lag"),
+    validation = Rule::new("self.scaling.mode != 'Lag' || !has(self.idempotency.store) || !has(self.idempotency.store.embedded)")
+        .message("scaling.mode Lag has no use with idempotency.store.embedded: its volume serves one pod"),
+    validation = Rule::new("self.scaling.mode != 'Lag' || !has(self.broker.jetStream) || self.ordering != 'Key'")
+        .message("scaling.mode Lag has no use with ordering Key on broker.jetStream: one replica is at work"),
     validation = Rule::new("has(self.broker.jetStream) == has(oldSelf.broker.jetStream) && has(self.broker.kafka) == has(oldSelf.broker.kafka)")
         .message("broker cannot change its kind: delete the EventConsumer and create it again"),
     validation = Rule::new("(has(self.queueGroup) ? self.queueGroup : '') == (has(oldSelf.queueGroup) ? oldSelf.queueGroup : '')")
@@ -169,10 +177,14 @@ pub struct EventConsumerSpec {
     #[serde(default)]
     pub delivery: Delivery,
 
-    /// Pods. Behind the scale subresource. At most 1 with `idempotency.store.embedded`.
+    /// Pods, with `scaling.mode` `Static` or `External`. Behind the scale subresource. At most 1 with `idempotency.store.embedded`.
     #[serde(default = "replicas")]
     #[schemars(range(min = 0, max = 100))]
     pub replicas: i32,
+
+    /// Who decides how many pods there are, and how.
+    #[serde(default)]
+    pub scaling: Scaling,
 
     /// Whether events are taken: `Running`, `Paused` or `Stopped`. `Paused`: the pods are replaced, all at once, by pods
     /// that connect, report the lag and take nothing; what was at work is finished first, for at most

@@ -48,7 +48,8 @@ pub struct EventConsumerStatus {
 
     /// `Ready`: all replicas take events. `Reconciling`: on the way there. `Stalled`: something must be changed first.
     /// `BrokerReady`, `StoreReady` and `HandlerReady`: the parts, as the pods report them. `DurabilityDegraded`: everything works, and something
-    /// weakens the promise. `DeadLetterBacklog`: dead letters wait for somebody.
+    /// weakens the promise. `DeadLetterBacklog`: dead letters wait for somebody. `ScalingActive`: the
+    /// lag, or somebody else, decides how many pods there are, and can.
     #[serde(default)]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,

@@ -1,6 +1,9 @@
 //! A pod that is only told of: an object on the API server, and a status report at its address.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{
+    Arc, Mutex, PoisonError,
+    atomic::{AtomicU8, Ordering},
+};
 
 use k8s_openapi::api::core::v1::Pod;
 use kube::{
@@ -24,9 +27,10 @@ pub struct FakePod {
 }
 
 impl FakePod {
-    /// A pod of `consumer` at `address`, which reports `report`.
-    pub async fn start(client: Client, namespace: &str, consumer: &str, address: &str, report: StatusReport) -> Self {
-        let listener = TcpListener::bind((address, 8080)).await.unwrap();
+    /// A pod of `consumer`, which reports `report`.
+    pub async fn start(client: Client, namespace: &str, consumer: &str, report: StatusReport) -> Self {
+        let address = address();
+        let listener = TcpListener::bind((address.as_str(), 8080)).await.unwrap();
         let report = Arc::new(Mutex::new(report));
         let server = tokio::spawn(serve(listener, Arc::clone(&report)));
         let api: Api<Pod> = Api::namespaced(client, namespace);
@@ -46,16 +50,17 @@ impl FakePod {
         *self.report.lock().unwrap_or_else(PoisonError::into_inner) = report;
     }
 
-    /// An address of the loopback network that no other test on this machine uses.
-    pub fn address(number: u8) -> String {
-        let pid = std::process::id().to_be_bytes();
-        format!("127.{}.{}.{number}", pid[2].max(1), pid[3])
-    }
-
     /// It is gone.
     pub async fn delete(self) {
         self.api.delete(&self.name, &DeleteParams::default().grace_period(0)).await.unwrap();
     }
+}
+
+/// An address of the loopback network that no other test on this machine uses.
+fn address() -> String {
+    static NEXT: AtomicU8 = AtomicU8::new(1);
+    let pid = std::process::id().to_be_bytes();
+    format!("127.{}.{}.{}", pid[2].max(1), pid[3], NEXT.fetch_add(1, Ordering::Relaxed))
 }
 
 impl Drop for FakePod {
