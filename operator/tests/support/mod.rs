@@ -18,7 +18,7 @@ use millrace_config::status::StatusReport;
 use millrace_operator_api::EventConsumer;
 use millrace_operator_testkit::{ApiServer, wait_for};
 use operator::{
-    build::{RuntimeImages, Settings},
+    build::{RuntimeImages, Settings, TraceSettings},
     context::Context,
     controller::reconcile_all,
     telemetry::Metrics,
@@ -110,7 +110,7 @@ impl Cluster {
 fn settings() -> Settings {
     let images =
         RuntimeImages { nats: "millrace/consumer-runtime:test".to_owned(), kafka: "millrace/kafka:test".to_owned() };
-    Settings { images, http_allow: "".parse().unwrap() }
+    Settings { images, traces: TraceSettings::default(), http_allow: "".parse().unwrap() }
 }
 
 impl Operator {
