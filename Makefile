@@ -23,7 +23,7 @@ check: tools ## Format, lints, documentation, dependency rules, generated files
 	deploy/check/generated
 	PATH="$$(deploy/tools/get cargo-deny | tail -n 1):$$PATH" cargo deny --all-features check bans licenses sources
 
-unit: tools ## Unit, property and adapter tests; brokers, databases, Redis and mail servers are real
+unit: tools ## Unit, property and adapter tests; brokers, databases, mail and API servers are real
 	PATH="$$(deploy/tools/get cargo-nextest | tail -n 1):$$PATH" $(CARGO_TEST) --workspace --exclude millrace-e2e
 
 e2e: images ## The scenarios on a real cluster
@@ -57,6 +57,6 @@ cluster-down: ## Takes it down and leaves nothing behind
 	@deploy/cluster/down
 
 tools: ## Builds the pinned tools that are missing
-	@deploy/tools/get nats-server kafka mailpit redis-server postgresql helm cargo-nextest >/dev/null
+	@deploy/tools/get nats-server kafka mailpit redis-server postgresql etcd kubernetes helm cargo-nextest >/dev/null
 
 .PHONY: help demo test check unit e2e footprint ledger faults programs bench-smoke bench images cluster-up cluster-down tools

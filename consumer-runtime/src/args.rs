@@ -53,6 +53,12 @@ pub(crate) struct Args {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     Redrive(RedriveArgs),
+    /// Deletes the JetStream durable of this consumer. For one that is no more: a consumer that runs makes it again.
+    DeleteDurable {
+        /// Seconds in which it must have worked.
+        #[arg(long, default_value_t = 30)]
+        within_seconds: u64,
+    },
 }
 
 /// Form of the log lines.

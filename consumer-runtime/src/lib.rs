@@ -11,7 +11,7 @@ mod signals;
 mod telemetry;
 mod wire;
 
-use std::{path::Path, process::ExitCode, sync::Arc};
+use std::{path::Path, process::ExitCode, sync::Arc, time::Duration};
 
 use clap::Parser as _;
 use millrace_config::{AddressRanges, RuntimeConfig};
@@ -98,7 +98,7 @@ async fn run(args: Args, config: RuntimeConfig) -> ExitCode {
     };
     let config = match &args.command {
         Some(Command::Redrive(redrive)) => redrive::configuration(redrive, config),
-        None => Ok(config),
+        Some(Command::DeleteDurable { .. }) | None => Ok(config),
     };
     let parts = config.and_then(|config| Parts::new(config, args.folders(), &args.http_allow, args.trace_ratio));
     let parts = match parts {
@@ -108,13 +108,18 @@ async fn run(args: Args, config: RuntimeConfig) -> ExitCode {
             return ExitCode::from(EXIT_CONFIG);
         }
     };
-    if let Some(Command::Redrive(redrive)) = args.command {
-        return Box::pin(redrive::run(redrive, parts, stop)).await;
+    match args.command {
+        Some(Command::Redrive(redrive)) => return Box::pin(redrive::run(redrive, parts, stop)).await,
+        Some(Command::DeleteDurable { within_seconds }) => return delete_durable(&parts, within_seconds, stop).await,
+        None => {}
     }
     let reporter = Arc::new(Reporter::new(&parts));
     if let Err(error) = admin::serve(args.listen, Arc::clone(&reporter), parts.registry()).await {
         error!(%error, address = %args.listen, "failed to listen");
         return ExitCode::FAILURE;
+    }
+    if parts.is_paused() {
+        return pause(&parts, &reporter, stop).await;
     }
     let traces = parts.traces.clone();
     let engine = tokio::select! {
@@ -150,4 +155,37 @@ async fn run(args: Args, config: RuntimeConfig) -> ExitCode {
             ExitCode::from(EXIT_FAILED)
         }
     }
+}
+
+/// Takes nothing until it is told to stop. There is nothing to drain.
+async fn pause(parts: &Parts, reporter: &Reporter, stop: signals::Stop) -> ExitCode {
+    let pausing = async {
+        let _held = parts.connect_paused(reporter).await;
+        reporter.paused();
+        info!("paused: no event is taken");
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        biased;
+        () = stop.requested() => info!("stopped while paused"),
+        () = pausing => {}
+    }
+    ExitCode::SUCCESS
+}
+
+/// Success means that there is no durable any more.
+async fn delete_durable(parts: &Parts, within_seconds: u64, stop: signals::Stop) -> ExitCode {
+    let deleting = tokio::time::timeout(Duration::from_secs(within_seconds), parts.delete_durable());
+    let deleted = tokio::select! {
+        biased;
+        () = stop.requested() => false,
+        deleted = deleting => deleted.is_ok(),
+    };
+    if deleted {
+        info!("the durable is deleted");
+        return ExitCode::SUCCESS;
+    }
+    let why = parts.health.troubles().into_iter().next().map(|(_, trouble)| trouble.message);
+    error!(why, "the durable is not deleted");
+    ExitCode::FAILURE
 }

@@ -56,6 +56,11 @@ impl Reporter {
         self.set(Phase::Running);
     }
 
+    /// Everything is connected, and nothing is taken.
+    pub(crate) fn paused(&self) {
+        self.set(Phase::Paused);
+    }
+
     /// The engine drains.
     pub(crate) fn draining(&self) {
         self.set(Phase::Draining);
@@ -65,7 +70,7 @@ impl Reporter {
     pub(crate) fn not_ready(&self) -> Option<String> {
         match self.phase() {
             Phase::Draining => Some("draining".to_owned()),
-            Phase::Starting | Phase::Running => {
+            Phase::Starting | Phase::Running | Phase::Paused => {
                 self.health.troubles().first().map(|(_, trouble)| trouble.message.clone())
             }
         }
@@ -81,11 +86,7 @@ impl Reporter {
     pub(crate) async fn report(&self) -> StatusReport {
         self.refresh().await;
         let totals = self.metrics.totals();
-        let pending = match self.lag.get() {
-            // A broker that does not answer must not keep the report of just that from being read.
-            Some(probe) => tokio::time::timeout(LAG_TIMEOUT, probe.pending()).await.ok().flatten(),
-            None => None,
-        };
+        let (pending, dead_letters) = self.ask_broker().await;
         StatusReport {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             phase: self.phase(),
@@ -95,6 +96,9 @@ impl Reporter {
                 pending,
                 in_flight: totals.in_flight,
                 oldest_seconds: Some(totals.oldest_seconds).filter(|seconds| *seconds > 0),
+                is_share: self.lag.get().is_some_and(|probe| probe.is_share()),
+                partitions: self.lag.get().and_then(|probe| u32::try_from(probe.lanes()?).ok()),
+                dead_letters,
             },
             notes: self.health.notes().into_iter().map(note).collect(),
             totals: Totals {
@@ -111,6 +115,15 @@ impl Reporter {
             },
             analytics: self.analytics.as_ref().map(|analytics| analytics_report(analytics.summary())),
         }
+    }
+
+    /// What waits at the broker, and how many dead letters. A broker that does not answer must not keep the report of just
+    /// that from being read.
+    async fn ask_broker(&self) -> (Option<u64>, Option<u64>) {
+        let Some(probe) = self.lag.get() else { return (None, None) };
+        tokio::join!(async { tokio::time::timeout(LAG_TIMEOUT, probe.pending()).await.ok().flatten() }, async {
+            tokio::time::timeout(LAG_TIMEOUT, probe.dead_letters()).await.ok().flatten()
+        },)
     }
 
     fn phase(&self) -> Phase {

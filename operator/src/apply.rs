@@ -2,7 +2,7 @@
 
 use std::fmt::Debug;
 
-use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::{apps::v1::Deployment, batch::v1::Job};
 use kube::{
     Api, Client, Resource, ResourceExt as _,
     api::{Patch, PatchParams},
@@ -37,6 +37,17 @@ pub async fn apply(
     let budget = children.pod_disruption_budget.as_ref();
     apply_one(client, valid, "PodDisruptionBudget", &desired.pod_disruption_budget, budget).await?;
     apply_one(client, valid, "Deployment", &desired.deployment, children.deployment.as_ref()).await
+}
+
+/// Takes the pods of a Deployment that exists away.
+pub async fn stop(context: &Context, valid: &Valid, stopped: &Desired, children: &Children) -> Result<(), Error> {
+    let existing = children.deployment.as_ref();
+    apply_one(&context.client, valid, "Deployment", &stopped.deployment, existing).await.map(drop)
+}
+
+/// Makes a Job that is not there yet.
+pub async fn job(context: &Context, valid: &Valid, job: &Job) -> Result<(), Error> {
+    apply_one(&context.client, valid, "Job", job, None).await.map(drop)
 }
 
 async fn apply_one<K>(

@@ -7,7 +7,7 @@ use kube::{
     runtime::events::{Recorder, Reporter},
 };
 
-use crate::{build::Settings, error::Error, probe::Probe, telemetry::Metrics};
+use crate::{build::Settings, error::Error, pace::Memory, probe::Probe, telemetry::Metrics};
 
 /// The time that the API server has for one answer.
 const API_TIMEOUT: Duration = Duration::from_secs(15);
@@ -29,6 +29,8 @@ pub struct Context {
     pub metrics: Metrics,
     /// Failures in a row, by the uid of the object. Only objects that exist and fail have an entry.
     pub failures: Mutex<HashMap<String, u32>>,
+    /// What is remembered of consumers that scale by their lag.
+    pub memory: Mutex<Memory>,
 }
 
 impl Context {
@@ -39,6 +41,7 @@ impl Context {
             recorder: Recorder::new(client.clone(), reporter),
             probe: Probe::new(),
             failures: Mutex::default(),
+            memory: Mutex::default(),
             client,
             settings,
             metrics,

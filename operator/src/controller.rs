@@ -3,14 +3,14 @@
 use std::{
     net::SocketAddr,
     sync::{Arc, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use futures::StreamExt;
 use jiff::Timestamp;
 use k8s_openapi::api::{
     apps::v1::Deployment,
-    core::v1::{ConfigMap, ServiceAccount},
+    core::v1::{ConfigMap, Pod, ServiceAccount},
     policy::v1::PodDisruptionBudget,
 };
 use kube::{
@@ -20,11 +20,11 @@ use kube::{
     runtime::{
         Controller,
         controller::{self, Action},
-        events::{Event, EventType},
         watcher,
     },
 };
-use millrace_operator_api::{EventConsumer, EventConsumerStatus};
+use millrace_config::{RunState, status::StatusReport};
+use millrace_operator_api::{EventConsumer, EventConsumerStatus, ScalingMode};
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info, warn};
@@ -34,9 +34,14 @@ use crate::{
     build::{Settings, build},
     context::{Context, FIELD_MANAGER, answered},
     error::Error,
-    fetch, serve,
+    fetch::{self, Children},
+    finalize::{finalize, keep_finalizer},
+    lag,
+    scaling::{Decision, Observed, decide},
+    serve,
     status::{Seen, status},
     telemetry::Metrics,
+    transitions,
     validate::{Valid, validate},
 };
 
@@ -64,32 +69,43 @@ pub async fn run(settings: Settings, namespace: Option<String>, listen: SocketAd
         .map_err(|source| Error::Api { operation: "connect to the API server", source: Box::new(source) })?;
     let metrics = Metrics::default();
     let mut terminate = signal(SignalKind::terminate())?;
-    let context = Arc::new(Context::new(client.clone(), settings, metrics.clone()));
-    info!(version = env!("CARGO_PKG_VERSION"), images = ?context.settings.images, "starting");
-    let api: Api<DeserializeGuard<EventConsumer>> = scoped(&client, namespace.as_deref());
-    let config = watcher::Config::default().timeout(WATCH_TIMEOUT_SECONDS);
+    info!(version = env!("CARGO_PKG_VERSION"), images = ?settings.images, "starting");
     let alive = watch_for_life(scoped(&client, namespace.as_deref()), metrics.clone());
-    let controller = Controller::new(api, config.clone())
-        .owns(scoped::<ServiceAccount>(&client, namespace.as_deref()), config.clone())
-        .owns(scoped::<ConfigMap>(&client, namespace.as_deref()), config.clone())
-        .owns(scoped::<PodDisruptionBudget>(&client, namespace.as_deref()), config.clone())
-        .owns(scoped::<Deployment>(&client, namespace.as_deref()), config)
+    let context = Context::new(client, settings, metrics.clone());
+    let stop = async move {
+        terminate.recv().await;
+        info!("told to stop");
+    };
+    tokio::select! {
+        () = reconcile_all(context, namespace, stop) => Ok(()),
+        () = alive => Ok(()),
+        served = serve::serve(listener, metrics) => served.map_err(Error::from),
+    }
+}
+
+/// Reconciles every object, in `namespace` or everywhere, until `stop` is ready and what is at work has ended.
+pub async fn reconcile_all(
+    context: Context,
+    namespace: Option<String>,
+    stop: impl Future<Output = ()> + Send + Sync + 'static,
+) {
+    let (client, namespace) = (context.client.clone(), namespace.as_deref());
+    let api: Api<DeserializeGuard<EventConsumer>> = scoped(&client, namespace);
+    let config = watcher::Config::default().timeout(WATCH_TIMEOUT_SECONDS);
+    Controller::new(api, config.clone())
+        .owns(scoped::<ServiceAccount>(&client, namespace), config.clone())
+        .owns(scoped::<ConfigMap>(&client, namespace), config.clone())
+        .owns(scoped::<PodDisruptionBudget>(&client, namespace), config.clone())
+        .owns(scoped::<Deployment>(&client, namespace), config)
         .with_config(controller::Config::default().concurrency(CONCURRENCY))
-        .graceful_shutdown_on(async move {
-            terminate.recv().await;
-            info!("told to stop");
-        })
-        .run(reconcile, error_policy, context)
+        .graceful_shutdown_on(stop)
+        .run(reconcile, error_policy, Arc::new(context))
         .for_each(|result| async move {
             if let Err(error) = result {
                 warn!(%error, "controller");
             }
-        });
-    tokio::select! {
-        () = controller => Ok(()),
-        () = alive => Ok(()),
-        served = serve::serve(listener, metrics) => served.map_err(Error::from),
-    }
+        })
+        .await;
 }
 
 fn scoped<K>(client: &Client, namespace: Option<&str>) -> Api<K>
@@ -131,7 +147,7 @@ async fn reconcile(object: Arc<DeserializeGuard<EventConsumer>>, context: Arc<Co
 /// An object that cannot be read must not stop the others: it is told about in the log and left alone until it changes.
 async fn reconcile_guarded(object: &DeserializeGuard<EventConsumer>, context: &Context) -> Result<Action, Error> {
     match &object.0 {
-        Ok(object) if object.metadata.deletion_timestamp.is_some() => Ok(Action::await_change()),
+        Ok(object) if object.metadata.deletion_timestamp.is_some() => Box::pin(finalize(context, object)).await,
         Ok(object) => Box::pin(reconcile_one(object, context)).await,
         Err(invalid) => {
             error!(name = object.name_any(), namespace = object.namespace(), error = %invalid.error, "an EventConsumer cannot be read");
@@ -155,20 +171,55 @@ async fn reconcile_one(object: &EventConsumer, context: &Context) -> Result<Acti
 
 /// validate → fetch → build → apply → status.
 async fn carry_out(object: &EventConsumer, context: &Context) -> Result<Action, Error> {
-    let valid: Valid = validate(object)?;
+    let mut valid: Valid = validate(object)?;
+    keep_finalizer(context, object).await?;
     let children = Box::pin(fetch::children(context, &valid)).await?;
-    let desired = build(&valid, &context.settings)?;
-    let deployment = apply(context, &valid, &desired, &children).await?;
     let pods = fetch::pods(context, &valid.namespace, &valid.name).await?;
     let reports = context.probe.reports(&pods).await;
     let pods: Vec<_> = pods.into_iter().zip(reports).collect();
-    let seen = Seen::Applied { deployment: &deployment, pods: &pods };
+    let scaled = scale(object, context, &valid, &children, &pods);
+    if let Some(decision) = scaled {
+        valid.replicas = decision.replicas;
+    }
+    let desired = build(&valid, &context.settings)?;
+    let deployment = apply(context, &valid, &desired, &children).await?;
+    let seen = Seen::Applied { deployment: &deployment, pods: &pods, scaled: scaled.map(|decision| decision.reason) };
     let status = write_status(context, object, &seen).await?;
     let ready = status.conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True");
-    Ok(Action::requeue(if ready { SETTLED_INTERVAL } else { UNSETTLED_INTERVAL }))
+    let settled = ready && valid.scaling.mode != ScalingMode::Lag;
+    Ok(Action::requeue(if settled { SETTLED_INTERVAL } else { UNSETTLED_INTERVAL }))
 }
 
-/// Writes the status if it differs from the one that is there, and an Event when `Ready` changes.
+/// How many pods there are to be by the lag; nothing where that is decided elsewhere.
+fn scale(
+    object: &EventConsumer,
+    context: &Context,
+    valid: &Valid,
+    children: &Children,
+    pods: &[(Pod, Option<StatusReport>)],
+) -> Option<Decision> {
+    if valid.scaling.mode != ScalingMode::Lag || valid.config.run_state == RunState::Stopped {
+        return None;
+    }
+    let current = children.deployment.as_ref().and_then(|deployment| deployment.spec.replicas);
+    let current = current.unwrap_or(valid.scaling.min_replicas);
+    let (uid, now) = (object.uid().unwrap_or_default(), Instant::now());
+    let mut memory = context.memory.lock().unwrap_or_else(PoisonError::into_inner);
+    let (pace, enough_for) = memory.look(&uid, pods, now);
+    // What is paused handles nothing, with however many pods.
+    let working = valid.config.run_state == RunState::Running;
+    let figures = lag::add_up(pods.iter().map(|(_, report)| report.as_ref())).filter(|_| working);
+    let decision = decide(&valid.scaling, &Observed { current, figures, pace, enough_for });
+    if decision.needs_all {
+        memory.needed(&uid, now);
+    }
+    if decision.replicas != current {
+        info!(namespace = valid.namespace, name = valid.name, from = current, to = decision.replicas, "scaled");
+    }
+    Some(decision)
+}
+
+/// Writes the status if it differs from the one that is there, and an Event for each condition that turned.
 async fn write_status(
     context: &Context,
     object: &EventConsumer,
@@ -183,30 +234,17 @@ async fn write_status(
         json!({"apiVersion": EventConsumer::api_version(&()), "kind": EventConsumer::kind(&()), "status": &new});
     let parameters = PatchParams::apply(FIELD_MANAGER).force();
     answered("write the status", api.patch_status(&object.name_any(), &parameters, &Patch::Apply(&patch))).await?;
-    tell_transition(context, object, &new).await;
+    tell_transitions(context, object, &new).await;
     Ok(new)
 }
 
-async fn tell_transition(context: &Context, object: &EventConsumer, new: &EventConsumerStatus) {
-    let ready =
-        |status: &EventConsumerStatus| status.conditions.iter().find(|condition| condition.type_ == "Ready").cloned();
-    let (Some(now), before) = (ready(new), object.status.as_ref().and_then(ready)) else { return };
-    if before.is_some_and(|before| before.status == now.status && before.reason == now.reason) {
-        return;
-    }
-    let event = Event {
-        type_: if now.status == "False" && now.reason != "Progressing" {
-            EventType::Warning
-        } else {
-            EventType::Normal
-        },
-        reason: now.reason,
-        note: Some(now.message),
-        action: "Reconcile".to_owned(),
-        secondary: None,
-    };
-    if let Err(error) = answered("write an Event", context.recorder.publish(&event, &object.object_ref(&()))).await {
-        warn!(%error, "an Event is lost");
+/// Writes an Event for each condition that turned.
+async fn tell_transitions(context: &Context, object: &EventConsumer, new: &EventConsumerStatus) {
+    for event in transitions::events(object.status.as_ref(), new) {
+        if let Err(error) = answered("write an Event", context.recorder.publish(&event, &object.object_ref(&()))).await
+        {
+            warn!(%error, "an Event is lost");
+        }
     }
 }
 

@@ -14,7 +14,8 @@ pub fn rules() -> Vec<PolicyRule> {
     // references.
     let children = ["get", "list", "watch", "create", "patch"];
     vec![
-        rule("millrace.dev", &["eventconsumers"], &["get", "list", "watch"]),
+        // Patched for nothing but its finalizer.
+        rule("millrace.dev", &["eventconsumers"], &["get", "list", "watch", "patch"]),
         rule("millrace.dev", &["eventconsumers/status"], &["patch"]),
         // Owner references that block the owner's deletion need it where that admission plugin is on.
         rule("millrace.dev", &["eventconsumers/finalizers"], &["update"]),
@@ -23,6 +24,8 @@ pub fn rules() -> Vec<PolicyRule> {
         rule("", &["persistentvolumeclaims"], &["get", "create", "patch"]),
         rule("apps", &["deployments"], &children),
         rule("policy", &["poddisruptionbudgets"], &children),
+        // The Job that deletes a durable.
+        rule("batch", &["jobs"], &["get", "create", "patch"]),
         rule("", &["pods"], &["list"]),
         rule("events.k8s.io", &["events"], &["create", "patch"]),
     ]

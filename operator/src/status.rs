@@ -8,12 +8,17 @@ use k8s_openapi::{
 };
 use kube::ResourceExt as _;
 use millrace_config::{
-    Broker,
+    Broker, RunState,
     status::{DeliveryGuarantee, Part, StatusProblem, StatusReport},
 };
-use millrace_operator_api::{EventConsumer, EventConsumerStatus};
+use millrace_operator_api::{EventConsumer, EventConsumerStatus, ScalingMode};
 
-use crate::{build::CONSUMER_LABEL, error::Error};
+use crate::{
+    build::CONSUMER_LABEL,
+    error::Error,
+    lag::{self, Figures},
+    scaling,
+};
 
 /// What was seen of an `EventConsumer`.
 #[derive(Debug)]
@@ -27,6 +32,8 @@ pub enum Seen<'a> {
         deployment: &'a Deployment,
         /// Its pods, each with its report, if it gave one.
         pods: &'a [(Pod, Option<StatusReport>)],
+        /// Why it has as many pods as it has; nothing where the lag does not decide that.
+        scaled: Option<scaling::Reason>,
     },
     /// It could not be reconciled.
     Failed(&'a Error),
@@ -65,6 +72,20 @@ pub fn status(object: &EventConsumer, seen: &Seen<'_>, now: Timestamp) -> EventC
     }
     let (degraded, reason, message) = degradation(seen);
     conditions.set("DurabilityDegraded", degraded, &reason, &message);
+    if let Some((active, reason, message)) = scaling_active(object, seen) {
+        conditions.set("ScalingActive", active, reason, &message);
+    }
+    let figures = figures(seen);
+    if let Some((backlog, reason, message)) = backlog(object, seen, figures) {
+        conditions.set("DeadLetterBacklog", backlog, reason, &message);
+    }
+    let (lag, dead_letters) = match (seen, figures) {
+        (Seen::Applied { .. }, Some(figures)) => {
+            Some(figures.told(now)).map_or((None, None), |(lag, dead)| (Some(lag), dead))
+        }
+        (Seen::Applied { .. }, None) => (None, None),
+        (Seen::New | Seen::Failed(_), _) => (old.lag.clone(), old.dead_letters.clone()),
+    };
     let deployment = match seen {
         Seen::Applied { deployment, .. } => deployment.status.clone(),
         Seen::New | Seen::Failed(_) => None,
@@ -72,7 +93,7 @@ pub fn status(object: &EventConsumer, seen: &Seen<'_>, now: Timestamp) -> EventC
     let counts = deployment.map_or((old.replicas, old.ready_replicas), |status| {
         (status.replicas.unwrap_or_default(), status.ready_replicas.unwrap_or_default())
     });
-    EventConsumerStatus {
+    let new = EventConsumerStatus {
         observed_generation: generation,
         replicas: counts.0,
         ready_replicas: counts.1,
@@ -80,8 +101,22 @@ pub fn status(object: &EventConsumer, seen: &Seen<'_>, now: Timestamp) -> EventC
         broker: Some(broker(object).to_owned()),
         handler: Some(handler(object).to_owned()),
         delivery_guarantee: Some(guarantee(object)),
+        lag,
+        dead_letters,
         conditions: conditions.new,
+    };
+    hold_lag(&old, new)
+}
+
+/// Where nothing but figures changed, and those too little or too soon, the status stays as it was.
+fn hold_lag(old: &EventConsumerStatus, new: EventConsumerStatus) -> EventConsumerStatus {
+    let (Some(lag_before), Some(lag)) = (&old.lag, &new.lag) else { return new };
+    if old.dead_letters.is_some() != new.dead_letters.is_some() {
+        return new;
     }
+    let held = EventConsumerStatus { lag: old.lag.clone(), dead_letters: old.dead_letters.clone(), ..new.clone() };
+    let waiting = |status: &EventConsumerStatus| status.dead_letters.as_ref().map_or(0, |letters| letters.pending);
+    if held == *old && !lag::is_worth_a_write(lag_before, waiting(old), lag, waiting(&new)) { held } else { new }
 }
 
 fn summarise(object: &EventConsumer, seen: &Seen<'_>) -> Summary {
@@ -97,7 +132,7 @@ fn summarise(object: &EventConsumer, seen: &Seen<'_>) -> Summary {
         Seen::Failed(error @ Error::Invalid(_)) => summary("False", false, true, "InvalidSpec", &error.to_string()),
         Seen::Failed(error @ Error::NotOurs { .. }) => summary("False", false, true, "NameTaken", &error.to_string()),
         Seen::Failed(error) => summary("False", true, false, "ReconcileFailed", &error.to_string()),
-        Seen::Applied { deployment, pods } => {
+        Seen::Applied { deployment, pods, .. } => {
             if let Some(problem) = first_problem(pods) {
                 let stalled = problem.reason.needs_change();
                 return summary("False", !stalled, stalled, problem.reason.as_str(), &problem.message);
@@ -108,9 +143,14 @@ fn summarise(object: &EventConsumer, seen: &Seen<'_>) -> Summary {
             if let Some(message) = replica_failure(deployment) {
                 return summary("False", true, false, "ReplicaFailure", &message);
             }
-            if is_rolled_out(deployment, object.spec.replicas) {
-                let message = format!("{} of {} replicas take events", object.spec.replicas, object.spec.replicas);
-                return summary("True", false, false, "AllReplicasReady", &message);
+            let replicas = deployment.spec.replicas.unwrap_or(1);
+            if is_rolled_out(deployment, replicas) {
+                let (reason, message) = match object.spec.run_state {
+                    RunState::Running => ("AllReplicasReady", format!("{replicas} of {replicas} replicas take events")),
+                    RunState::Paused => ("Paused", "no event is taken; to go on, set runState: Running".to_owned()),
+                    RunState::Stopped => ("Stopped", "there are no pods; to go on, set runState: Running".to_owned()),
+                };
+                return summary("True", false, false, reason, &message);
             }
             summary("False", true, false, "Progressing", "the pods are being started or replaced")
         }
@@ -143,6 +183,34 @@ fn degradation(seen: &Seen<'_>) -> (&'static str, String, String) {
     let reason = report.notes.first().map(|note| note.reason.as_str()).unwrap_or_default();
     let messages: Vec<_> = report.notes.iter().map(|note| note.message.as_str()).collect();
     ("True", reason.to_owned(), messages.join("; "))
+}
+
+/// What the pods say together of what waits.
+fn figures(seen: &Seen<'_>) -> Option<Figures> {
+    let Seen::Applied { pods, .. } = seen else { return None };
+    lag::add_up(pods.iter().map(|(_, report)| report.as_ref()))
+}
+
+/// Whether dead letters wait for somebody. Only JetStream counts them.
+fn backlog(
+    object: &EventConsumer,
+    seen: &Seen<'_>,
+    figures: Option<Figures>,
+) -> Option<(&'static str, &'static str, String)> {
+    object.spec.broker.jet_stream.as_ref()?;
+    let subject = &object.spec.delivery.dead_letter.as_ref()?.subject;
+    let counted = figures.and_then(|figures| figures.dead_letters);
+    Some(match (seen, counted) {
+        (Seen::Applied { .. }, Some(0)) => ("False", "NoneWaiting", format!("no dead letter waits on {subject}")),
+        (Seen::Applied { .. }, Some(_)) => {
+            let name = object.name_any();
+            let message = format!(
+                "dead letters wait on {subject}: see why with `kubectl exec deploy/{name} -- /binary redrive --dry-run`, mend the cause, and put them back without --dry-run"
+            );
+            ("True", "LettersWaiting", message)
+        }
+        _ => ("Unknown", "NotReported", "no pod has counted them yet".to_owned()),
+    })
 }
 
 fn part_condition(part: Part, seen: &Seen<'_>) -> (&'static str, String, String) {
@@ -182,6 +250,29 @@ fn replica_failure(deployment: &Deployment) -> Option<String> {
         condition.type_.as_deref() == Some("ReplicaFailure") && condition.status.as_deref() == Some("True")
     })?;
     failure.message.clone()
+}
+
+/// Whether somebody but the spec decides how many pods there are, and can.
+fn scaling_active(object: &EventConsumer, seen: &Seen<'_>) -> Option<(&'static str, &'static str, String)> {
+    let scaling = &object.spec.scaling;
+    let unknown = "the lag is not known: see BrokerReady and the pods; meanwhile scaling.onUnknownLag holds";
+    let most = "more pods would be used: raise scaling.maxReplicas, or the number of partitions";
+    let scaled = match seen {
+        Seen::Applied { scaled, .. } => *scaled,
+        Seen::New | Seen::Failed(_) => None,
+    };
+    let (status, reason, message) = match (scaling.mode, scaled) {
+        (ScalingMode::Static, _) => return None,
+        (ScalingMode::External, _) => ("True", "External", "replicas is set by way of the scale subresource"),
+        (ScalingMode::Lag, _) if object.spec.run_state != RunState::Running => {
+            ("False", "NotRunning", "nothing is scaled while runState is not Running")
+        }
+        (ScalingMode::Lag, Some(scaling::Reason::Measured)) => ("True", "Measured", "replicas follow the lag"),
+        (ScalingMode::Lag, Some(scaling::Reason::AtMaximum)) => ("True", "AtMaximum", most),
+        (ScalingMode::Lag, Some(scaling::Reason::LagUnknown)) => ("False", "LagUnknown", unknown),
+        (ScalingMode::Lag, None) => ("Unknown", "NotReported", "the pods have not been looked at yet"),
+    };
+    Some((status, reason, message.to_owned()))
 }
 
 fn is_rolled_out(deployment: &Deployment, replicas: i32) -> bool {

@@ -77,6 +77,14 @@ impl Metrics {
         self.alive();
     }
 
+    /// Reconciles that have ended, however they did.
+    pub fn reconciles(&self) -> u64 {
+        ["success", "error"]
+            .map(|result| self.reconciles.get_or_create_owned(&ResultLabel { result }).get())
+            .iter()
+            .sum()
+    }
+
     /// The API server has answered.
     pub fn alive(&self) {
         self.last_sign.store(Timestamp::now().as_second(), Ordering::Relaxed);

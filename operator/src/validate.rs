@@ -2,8 +2,8 @@
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::{Resource as _, ResourceExt as _};
-use millrace_config::{Consumer, Limits, Problem, RuntimeConfig};
-use millrace_operator_api::{EventConsumer, PodTemplate};
+use millrace_config::{Consumer, Limits, Ordering, Problem, RunState, RuntimeConfig};
+use millrace_operator_api::{EventConsumer, EventConsumerSpec, PodTemplate, Scaling, ScalingMode};
 
 use crate::error::Error;
 
@@ -21,8 +21,10 @@ pub struct Valid {
     pub owner: Option<OwnerReference>,
     /// The configuration of its pods.
     pub config: RuntimeConfig,
-    /// How many pods it has.
+    /// How many pods it has. With `scaling.mode: Lag` that is decided later.
     pub replicas: i32,
+    /// How that is decided.
+    pub scaling: Scaling,
     /// Labels, resources and placement of its pods.
     pub template: PodTemplate,
 }
@@ -43,6 +45,7 @@ pub fn validate(object: &EventConsumer) -> Result<Valid, Error> {
         idempotency: spec.idempotency.clone(),
         handler: spec.handler.clone(),
         delivery: spec.delivery.clone(),
+        run_state: spec.run_state,
         drain_timeout_seconds: spec.drain_timeout_seconds,
         limits: Limits::default(),
     };
@@ -60,6 +63,7 @@ pub fn validate(object: &EventConsumer) -> Result<Valid, Error> {
     if !(0..=100).contains(&spec.replicas) {
         problems.push(Problem::new("replicas", format!("{} is out of range: use 0 to 100", spec.replicas)));
     }
+    check_scaling(spec, &config, &mut problems);
     if !problems.is_empty() {
         return Err(Error::Invalid(problems));
     }
@@ -67,8 +71,24 @@ pub fn validate(object: &EventConsumer) -> Result<Valid, Error> {
         owner: object.controller_owner_ref(&()).filter(|owner| !owner.uid.is_empty()),
         namespace,
         name,
+        replicas: if spec.run_state == RunState::Stopped { 0 } else { spec.replicas },
+        scaling: spec.scaling.clone(),
         config,
-        replicas: spec.replicas,
         template: spec.template.clone(),
     })
+}
+
+fn check_scaling(spec: &EventConsumerSpec, config: &RuntimeConfig, problems: &mut Vec<Problem>) {
+    let Scaling { min_replicas: least, max_replicas: most, .. } = spec.scaling;
+    if least < 1 || most > 100 || least > most {
+        problems.push(Problem::new("scaling.minReplicas", "use 1 to 100, and at most scaling.maxReplicas"));
+    }
+    if spec.scaling.target_pending_per_replica < 1 {
+        problems.push(Problem::new("scaling.targetPendingPerReplica", "use at least 1"));
+    }
+    let one_works = config.broker.jet_stream.is_some() && config.ordering == Ordering::Key;
+    if spec.scaling.mode == ScalingMode::Lag && (config.broker.nats.is_some() || config.has_own_volume() || one_works) {
+        let message = "Lag needs a lag and replicas that share it: not broker.nats, idempotency.store.embedded or ordering Key on broker.jetStream";
+        problems.push(Problem::new("scaling.mode", message));
+    }
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use k8s_openapi::api::{apps::v1::Deployment, core::v1::Pod};
 use millrace_config::{
-    CircuitBreaker, Ordering,
+    CircuitBreaker, Ordering, RunState,
     status::{Part, StatusReport},
 };
 use millrace_operator_api::EventConsumer;
@@ -180,6 +180,35 @@ fn a_change_of_the_configuration_replaces_the_pods_and_scaling_does_not() {
 }
 
 #[test]
+fn a_pause_replaces_all_pods_at_once_and_a_stop_takes_them_away_and_both_are_as_asked() {
+    let running = example("log");
+    let by_state = |state| {
+        let mut object = running.clone();
+        object.spec.run_state = state;
+        let mut deployment = desired(&object).deployment;
+        deployment.metadata.generation = Some(1);
+        let replicas = deployment.spec.replicas;
+        let counts = json!({"observedGeneration": 1, "replicas": replicas, "updatedReplicas": replicas, "readyReplicas": replicas});
+        deployment.status = serde_json::from_value(counts).unwrap();
+        let seen = Seen::Applied { deployment: &deployment, pods: &[], scaled: None };
+        let status = status(&object, &seen, "2026-01-01T00:00:00Z".parse().unwrap());
+        let ready = status.conditions[0].clone();
+        (serde_json::to_value(&deployment.spec).unwrap(), format!("{} {}", ready.status, ready.reason))
+    };
+    let (before, ready) = by_state(RunState::Running);
+    assert_eq!(ready, "True AllReplicasReady");
+
+    let (paused, ready) = by_state(RunState::Paused);
+    assert_eq!((&paused["replicas"], ready.as_str()), (&json!(1), "True Paused"));
+    assert_eq!(paused["strategy"]["rollingUpdate"], json!({"maxSurge": "100%", "maxUnavailable": "100%"}));
+    assert_ne!(paused["template"], before["template"]);
+
+    let (stopped, ready) = by_state(RunState::Stopped);
+    assert_eq!((&stopped["replicas"], ready.as_str()), (&json!(0), "True Stopped"));
+    assert_eq!(stopped["template"], before["template"], "a start brings back the very same pods");
+}
+
+#[test]
 fn an_object_that_breaks_rules_is_refused_with_all_of_them() {
     let mut object = example("log");
     object.metadata.name = Some("a.b".to_owned());
@@ -262,7 +291,8 @@ fn what_a_pod_reports_decides_between_waiting_and_being_stalled() {
     let object = example("log");
     for (reason, stalled) in [("Unreachable", "False"), ("StreamNotFound", "True")] {
         let pods = [(Pod::default(), Some(report(reason)))];
-        let seen = conditions(&object, &Seen::Applied { deployment: &Deployment::default(), pods: &pods });
+        let seen =
+            conditions(&object, &Seen::Applied { deployment: &Deployment::default(), pods: &pods, scaled: None });
         assert_eq!(
             (&seen["Ready"], &seen["Stalled"], &seen["BrokerReady"]),
             (&json!("False"), &json!(stalled), &json!("False"))
@@ -278,7 +308,7 @@ fn an_open_circuit_is_a_condition_where_there_is_a_circuit_breaker() {
     open.problems[0].part = Part::Circuit;
     let pods = [(Pod::default(), Some(open))];
     let seen = |object: &EventConsumer, pods: &[_]| {
-        conditions(object, &Seen::Applied { deployment: &Deployment::default(), pods })
+        conditions(object, &Seen::Applied { deployment: &Deployment::default(), pods, scaled: None })
     };
     assert_eq!(seen(&object, &pods).get("CircuitOpen"), None);
 
@@ -300,7 +330,7 @@ fn what_weakens_the_promise_is_a_condition_and_keeps_nothing_from_being_ready() 
         let mut told = serde_json::to_value(report("Unreachable")).unwrap();
         (told["problems"], told["notes"]) = (json!([]), notes);
         let pods = [(Pod::default(), Some(serde_json::from_value(told).unwrap()))];
-        let seen = Seen::Applied { deployment: &Deployment::default(), pods: &pods };
+        let seen = Seen::Applied { deployment: &Deployment::default(), pods: &pods, scaled: None };
         let status = status(&object, &seen, "2026-01-01T00:00:00Z".parse().unwrap());
         let condition =
             status.conditions.into_iter().find(|condition| condition.type_ == "DurabilityDegraded").unwrap();
@@ -325,8 +355,9 @@ fn a_deployment_that_has_just_been_written_is_not_ready_by_its_old_status() {
         deployment.status = serde_json::from_value(counts).unwrap();
         deployment
     };
-    let ready =
-        |deployment: &Deployment| conditions(&object, &Seen::Applied { deployment, pods: &[] })["Ready"].clone();
+    let ready = |deployment: &Deployment| {
+        conditions(&object, &Seen::Applied { deployment, pods: &[], scaled: None })["Ready"].clone()
+    };
 
     assert_eq!(ready(&deployment(1)), "False");
     assert_eq!(ready(&deployment(2)), "True");
@@ -336,7 +367,7 @@ fn a_deployment_that_has_just_been_written_is_not_ready_by_its_old_status() {
 fn a_status_that_says_the_same_keeps_the_times_of_its_transitions() {
     let mut object = example("log");
     let pods = [(Pod::default(), Some(report("Unreachable")))];
-    let seen = Seen::Applied { deployment: &Deployment::default(), pods: &pods };
+    let seen = Seen::Applied { deployment: &Deployment::default(), pods: &pods, scaled: None };
     object.status = Some(status(&object, &seen, "2026-01-01T00:00:00Z".parse().unwrap()));
 
     let later = status(&object, &seen, "2026-01-02T00:00:00Z".parse().unwrap());

@@ -23,6 +23,17 @@ pub struct Broker {
     pub kafka: Option<Kafka>,
 }
 
+/// What becomes of what the broker keeps for a consumer, when that is deleted.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub enum DeletionPolicy {
+    /// It stays.
+    #[default]
+    Retain,
+    /// It is deleted.
+    Delete,
+}
+
 /// A JetStream stream, read through one durable pull consumer that all replicas share.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
@@ -45,6 +56,16 @@ pub struct JetStream {
     /// Read when the durable is first made; it has no influence later.
     #[serde(default)]
     pub initial_position: InitialPosition,
+
+    /// What becomes of the durable when this object is deleted. `Retain` leaves it, so that an object of the same name and
+    /// namespace goes on where this one ended. `Delete` deletes it: once the pods have gone, a Job with the consumer's own
+    /// Secrets asks the server. When that has not worked 60 seconds after the drain timeout the durable is left, an Event
+    /// with the reason `DurableLeft` says so, and the object goes. Until then the object has the finalizer
+    /// `millrace.dev/durable`; where no operator runs any more, take it off with
+    /// `kubectl patch evc NAME --type=merge -p '{"metadata":{"finalizers":null}}'`. Do not use `Delete` where several objects
+    /// share a `queueGroup`.
+    #[serde(default, skip_serializing_if = "defaults::is_default")]
+    pub deletion_policy: DeletionPolicy,
 
     /// Seconds that the server waits for an event to be settled before it delivers it again. A slow handler is no
     /// reason to raise it: the runtime tells the server every third of this time that work goes on.

@@ -1,5 +1,10 @@
 //! The defaults, each in one place. The CRD's schema carries the same values because it calls the same functions.
 
+/// Whether a value is left out of a configuration, so that one of a release that does not know the field stays the same.
+pub(crate) fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
 pub(crate) fn ack_wait_seconds() -> u32 {
     30
 }

@@ -20,7 +20,9 @@ mod runtime;
 pub mod status;
 mod validate;
 
-pub use broker::{Broker, InitialPosition, JetStream, Kafka, KafkaPosition, Nats, SaslMechanism, SecretRef, Tls};
+pub use broker::{
+    Broker, DeletionPolicy, InitialPosition, JetStream, Kafka, KafkaPosition, Nats, SaslMechanism, SecretRef, Tls,
+};
 pub use delivery::{Backoff, CircuitBreaker, DeadLetter, Delivery, OnExhausted, RateLimit};
 pub use handler::{Analytics, AnalyticsStore, Email, Handler, Inventory, Log, LogLevel};
 pub use http::{ContentMode, Http, ResponsePolicy, ServiceRef, Signing};
@@ -32,4 +34,4 @@ pub use load::{LoadError, load};
 pub use pick::{MessageKey, Ordering, Pick};
 pub use problem::Problem;
 pub use ranges::{AddressRanges, InvalidRange};
-pub use runtime::{Consumer, RuntimeConfig};
+pub use runtime::{Consumer, RunState, RuntimeConfig};

@@ -42,12 +42,28 @@ pub struct RuntimeConfig {
     /// Attempts, backoff and dead letters.
     #[serde(default)]
     pub delivery: Delivery,
+    /// Whether events are taken.
+    #[serde(default, skip_serializing_if = "defaults::is_default")]
+    pub run_state: RunState,
     /// Seconds that the work in flight may take after SIGTERM.
     #[serde(default = "defaults::drain_timeout_seconds")]
     pub drain_timeout_seconds: u32,
     /// Bounds of queues, waits and retries.
     #[serde(default)]
     pub limits: Limits,
+}
+
+/// Whether a consumer works.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub enum RunState {
+    /// Events are taken and handled.
+    #[default]
+    Running,
+    /// Pods are there and connected, and take no event.
+    Paused,
+    /// There are no pods. What the broker keeps for this consumer stays.
+    Stopped,
 }
 
 /// The identity of an `EventConsumer`. It is part of every idempotency key: do not change how it is used.

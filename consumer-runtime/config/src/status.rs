@@ -36,6 +36,8 @@ pub enum Phase {
     Starting,
     /// It takes events.
     Running,
+    /// It is connected and takes no events, as `runState: Paused` asks for.
+    Paused,
     /// It finishes what it has taken, and takes no more.
     Draining,
 }
@@ -221,6 +223,15 @@ pub struct Lag {
     /// the broker does not say when an event was published.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub oldest_seconds: Option<u64>,
+    /// Whether `pending` is of this process's own share, so that the shares add up (Kafka), and not of all replicas.
+    #[serde(default)]
+    pub is_share: bool,
+    /// Partitions that this process holds (Kafka); absent while unknown, and with other brokers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub partitions: Option<u32>,
+    /// Dead letters that wait on the dead-letter subject; absent while unknown, and with brokers that do not count them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dead_letters: Option<u64>,
 }
 
 /// Totals since a process started.

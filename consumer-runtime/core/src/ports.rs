@@ -81,6 +81,21 @@ impl Redelivery {
 pub trait LagProbe: Send + Sync {
     /// Events of this consumer that no process has taken yet; `None` while that is not known.
     async fn pending(&self) -> Option<u64>;
+
+    /// Whether `pending` counts only what is this process's share.
+    fn is_share(&self) -> bool {
+        false
+    }
+
+    /// Lanes that this process holds, where there is a share for each process; `None` while that is not known.
+    fn lanes(&self) -> Option<usize> {
+        None
+    }
+
+    /// Dead letters that wait where this consumer puts them; `None` while that is not known, or cannot be.
+    async fn dead_letters(&self) -> Option<u64> {
+        None
+    }
 }
 
 /// Where dead letters go.

@@ -12,7 +12,9 @@ mod traces;
 
 use std::{sync::Arc, time::Duration};
 
-use millrace_config::{AddressRanges, OnExhausted as ConfiguredOnExhausted, RuntimeConfig, status::DeliveryGuarantee};
+use millrace_config::{
+    AddressRanges, OnExhausted as ConfiguredOnExhausted, RunState, RuntimeConfig, status::DeliveryGuarantee,
+};
 use millrace_core::{
     backoff::Backoff,
     health::{Health, Part, Trouble},
@@ -57,6 +59,9 @@ pub(crate) struct Letters {
     pub(crate) reader: Box<dyn LetterReader>,
     pub(crate) keeper: Arc<dyn LetterKeeper>,
 }
+
+/// Parts that are connected and take nothing. Kafka counts the lag of the lanes that a member holds.
+pub(crate) struct Paused(#[expect(dead_code, reason = "it is held, and that is all")] Option<Connected>);
 
 impl Parts {
     /// Makes the parts that a valid configuration names.
@@ -161,6 +166,26 @@ impl Parts {
     /// The subject or topic of dead letters.
     fn dead_letter_subject(&self) -> String {
         self.config.delivery.dead_letter.as_ref().map(|letter| letter.subject.clone()).unwrap_or_default()
+    }
+
+    /// Whether events are to be taken at all.
+    pub(crate) fn is_paused(&self) -> bool {
+        self.config.run_state != RunState::Running
+    }
+
+    /// Connects everything and takes no event, for as long as what it returns lives.
+    pub(crate) async fn connect_paused(&self, reporter: &Reporter) -> Paused {
+        // A subscriber of NATS core would be given its share of the events; there is nothing else to connect to.
+        let broker = async {
+            if self.config.broker.nats.is_some() {
+                self.check_nats().await;
+                None
+            } else {
+                Some(self.connect_broker(reporter).await)
+            }
+        };
+        let (connected, ()) = tokio::join!(broker, self.check_handler());
+        Paused(connected)
     }
 
     fn engine(self, connected: Connected) -> Engine {

@@ -10,7 +10,7 @@ use millrace_core::{
 use millrace_engine::OnExhausted;
 use millrace_nats::{
     Connection, ConnectionOptions, CoreDeadLetters, CoreOptions, DeadLetterOptions, DeadLetterStream, InitialPosition,
-    JetStreamDeadLetters, JetStreamOptions, MountedSecret, TlsOptions, connect, set_up, subscribe,
+    JetStreamDeadLetters, JetStreamOptions, MountedSecret, TlsOptions, connect, delete_durable, set_up, subscribe,
 };
 
 use crate::{
@@ -32,6 +32,22 @@ impl Parts {
         let store = self.open_store(Some(&connection)).await;
         let Source { reader, settler, on_exhausted } = self.open_source(&connection, reporter).await;
         Connected { reader, settler, on_exhausted, store }
+    }
+
+    /// Says when the server answers and the store can be used.
+    pub(super) async fn check_nats(&self) {
+        let options = self.connection_options();
+        let connection = self.until_it_works(Part::Broker, || connect(&options, &self.health)).await;
+        self.health.works(Part::Broker);
+        self.open_store(Some(&connection)).await;
+    }
+
+    /// Deletes the durable of this consumer, once its broker lets it; there is none with another broker than JetStream.
+    pub(crate) async fn delete_durable(&self) {
+        let Some(jet_stream) = &self.config.broker.jet_stream else { return };
+        let (connecting, options) = (self.connection_options(), self.jet_stream_options(jet_stream));
+        let connection = self.until_it_works(Part::Broker, || connect(&connecting, &self.health)).await;
+        self.until_it_works(Part::Broker, || delete_durable(&connection, &options)).await;
     }
 
     pub(super) async fn nats_letters(&self) -> Letters {

@@ -125,3 +125,38 @@ async fn a_configuration_that_cannot_be_used_is_refused_before_a_port_is_opened(
 
     assert_eq!(refused.wait().code(), Some(78));
 }
+
+#[tokio::test]
+async fn a_paused_runtime_takes_nothing_says_what_waits_and_the_next_one_goes_on_with_it() {
+    let server = NatsServer::jetstream().await;
+    let context = server.make_streams().await;
+    publish(&context, 0..10).await;
+    let start = |state: &str| {
+        let more = format!("delivery: {{deadLetter: {{subject: dlq.analytics}}}}\n{state}");
+        Runtime::with(&server, "analytics", 30, "{analytics: {}}", &more, Path::new("/nonexistent"))
+    };
+
+    let mut paused = start("runState: Paused");
+    eventually("it says what waits", PATIENCE, || {
+        let status = paused.status().unwrap_or_default();
+        status["phase"] == "Paused" && status["lag"]["pending"] == 10
+    })
+    .await;
+    assert!(paused.is_ready(), "it is as it was asked to be");
+    assert_eq!(paused.total("deliveries"), 0);
+    paused.signal("-TERM");
+    assert_eq!(paused.wait().code(), Some(0));
+
+    let next = start("");
+    eventually("the next one has it all", PATIENCE, || next.orders() == 10).await;
+    drop(next);
+
+    // Its durable goes when it is asked for, with the same configuration.
+    let deleted = paused.command(&["delete-durable", "--within-seconds", "10"]).output().unwrap();
+    assert_eq!(deleted.status.code(), Some(0));
+    let durable = context.get_stream("ORDERS").await.unwrap().consumer_info("shop-analytics").await;
+    assert!(durable.is_err());
+    drop(server);
+    let failed = paused.command(&["delete-durable", "--within-seconds", "1"]).output().unwrap();
+    assert_eq!(failed.status.code(), Some(1));
+}

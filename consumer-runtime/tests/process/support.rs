@@ -71,9 +71,16 @@ handler: {handler}
 
     /// `consumer-runtime redrive` with this runtime's configuration.
     pub(crate) fn redrive(&self, arguments: &[&str]) -> Command {
+        let mut command = self.command(&["redrive"]);
+        command.args(arguments);
+        command
+    }
+
+    /// Another command of the program with this runtime's configuration.
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(PROGRAM);
         command.arg("--config").arg(self.config()).arg("--secrets-dir").arg(&self.secrets);
-        command.arg("redrive").args(arguments).stdout(Stdio::piped()).stderr(Stdio::null());
+        command.args(arguments).stdout(Stdio::piped()).stderr(Stdio::null());
         command
     }
 

@@ -4,10 +4,12 @@
 #![deny(missing_docs)]
 #![allow(unreachable_pub, reason = "KubeSchema derives public structs of its own inside functions")]
 
+pub mod scaling;
 pub mod spec;
 pub mod status;
 
 pub use crate::{
+    scaling::{OnUnknownLag, Scaling, ScalingMode},
     spec::{EventConsumer, EventConsumerSpec, PodMetadata, PodSettings, PodTemplate, Resources, Toleration},
-    status::EventConsumerStatus,
+    status::{DeadLetters, EventConsumerStatus, Lag},
 };

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 
 use kube::{CustomResource, KubeSchema};
-use millrace_config::{Broker, Delivery, Handler, Idempotency, Ordering, Pick};
+use millrace_config::{Broker, Delivery, Handler, Idempotency, Ordering, Pick, RunState};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::status::EventConsumerStatus;
+use crate::{scaling::Scaling, status::EventConsumerStatus};
 
 /// Consumes events from a broker and handles each of them, with its effect once.
 #[derive(Clone, CustomResource, Debug, Deserialize, KubeSchema, PartialEq, Serialize)]
@@ -30,7 +30,9 @@ use crate::status::EventConsumerStatus;
     printcolumn(name = "Broker", type_ = "string", json_path = ".status.broker"),
     printcolumn(name = "Handler", type_ = "string", json_path = ".status.handler"),
     printcolumn(name = "Replicas", type_ = "integer", json_path = ".status.readyReplicas"),
-    printcolumn(name = "Guarantee", type_ = "string", json_path = ".status.deliveryGuarantee"),
+    printcolumn(name = "Lag", type_ = "integer", json_path = ".status.lag.pending"),
+    printcolumn(name = "Oldest", type_ = "integer", json_path = ".status.lag.oldestSeconds"),
+    printcolumn(name = "DLQ", type_ = "integer", json_path = ".status.deadLetters.pending"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
     printcolumn(
         name = "Reason",
@@ -38,6 +40,8 @@ use crate::status::EventConsumerStatus;
         priority = 1,
         json_path = ".status.conditions[?(@.type==\"Ready\")].reason"
     ),
+    printcolumn(name = "Guarantee", type_ = "string", priority = 1, json_path = ".status.deliveryGuarantee"),
+    printcolumn(name = "State", type_ = "string", priority = 1, json_path = ".spec.runState"),
     printcolumn(name = "Subjects", type_ = "string", priority = 1, json_path = ".spec.subjects"),
     validation = Rule::new("self.metadata.name.matches('^[a-z0-9]([-a-z0-9]{0,48}[a-z0-9])?$')")
         .message("metadata.name must be a DNS label of at most 50 characters: it names the Deployment and, with the namespace, the queue group")
@@ -104,6 +108,14 @@ use crate::status::EventConsumerStatus;
         .message("delivery.deadLetter.subject must not match subjects: dead letters would be consumed again"),
     validation = Rule::new("self.delivery.attemptTimeoutSeconds <= self.drainTimeoutSeconds")
         .message("delivery.attemptTimeoutSeconds must be at most drainTimeoutSeconds: an attempt must be able to end within a drain"),
+    validation = Rule::new("self.scaling.minReplicas <= self.scaling.maxReplicas")
+        .message("scaling.minReplicas must be at most scaling.maxReplicas"),
+    validation = Rule::new("self.scaling.mode != 'Lag' || !has(self.broker.nats)")
+        .message("scaling.mode Lag needs broker.jetStream or broker.kafka: NATS core has no lag"),
+    validation = Rule::new("self.scaling.mode != 'Lag' || !has(self.idempotency.store) || !has(self.idempotency.store.embedded)")
+        .message("scaling.mode Lag has no use with idempotency.store.embedded: its volume serves one pod"),
+    validation = Rule::new("self.scaling.mode != 'Lag' || !has(self.broker.jetStream) || self.ordering != 'Key'")
+        .message("scaling.mode Lag has no use with ordering Key on broker.jetStream: one replica is at work"),
     validation = Rule::new("has(self.broker.jetStream) == has(oldSelf.broker.jetStream) && has(self.broker.kafka) == has(oldSelf.broker.kafka)")
         .message("broker cannot change its kind: delete the EventConsumer and create it again"),
     validation = Rule::new("(has(self.queueGroup) ? self.queueGroup : '') == (has(oldSelf.queueGroup) ? oldSelf.queueGroup : '')")
@@ -165,10 +177,22 @@ pub struct EventConsumerSpec {
     #[serde(default)]
     pub delivery: Delivery,
 
-    /// Pods. Behind the scale subresource. At most 1 with `idempotency.store.embedded`.
+    /// Pods, with `scaling.mode` `Static` or `External`. Behind the scale subresource. At most 1 with `idempotency.store.embedded`.
     #[serde(default = "replicas")]
     #[schemars(range(min = 0, max = 100))]
     pub replicas: i32,
+
+    /// Who decides how many pods there are, and how.
+    #[serde(default)]
+    pub scaling: Scaling,
+
+    /// Whether events are taken: `Running`, `Paused` or `Stopped`. `Paused`: the pods are replaced, all at once, by pods
+    /// that connect, report the lag and take nothing; what was at work is finished first, for at most
+    /// `drainTimeoutSeconds`. `Stopped`: no pods. In both the broker keeps what comes for this consumer, except on NATS
+    /// core, where it is gone. `Ready` is `True` with the reason `Paused` or `Stopped`: the consumer is as it was asked to
+    /// be.
+    #[serde(default)]
+    pub run_state: RunState,
 
     /// Seconds that the work in flight may take after a pod is told to stop. What has not started is handed back at once.
     #[serde(default = "drain_timeout_seconds")]

@@ -17,7 +17,7 @@ use k8s_openapi::{
         util::intstr::IntOrString,
     },
 };
-use millrace_config::SecretRef;
+use millrace_config::{RunState, SecretRef};
 use sha2::{Digest, Sha256};
 
 use crate::{
@@ -62,15 +62,18 @@ fn strategy(valid: &Valid) -> DeploymentStrategy {
     if valid.config.needs_one_pod() {
         return DeploymentStrategy { type_: Some("Recreate".to_owned()), rolling_update: None };
     }
+    // A pause is to be felt at once and by all, and there is nothing to keep available.
+    if valid.config.run_state == RunState::Paused {
+        return rolling(IntOrString::String("100%".to_owned()), IntOrString::String("100%".to_owned()));
+    }
     // With Kafka each pod that comes or goes moves partitions: there one goes first, so that they move once.
     let (surge, unavailable) = if valid.config.broker.kafka.is_some() { (0, 1) } else { (1, 0) };
-    DeploymentStrategy {
-        type_: Some("RollingUpdate".to_owned()),
-        rolling_update: Some(RollingUpdateDeployment {
-            max_surge: Some(IntOrString::Int(surge)),
-            max_unavailable: Some(IntOrString::Int(unavailable)),
-        }),
-    }
+    rolling(IntOrString::Int(surge), IntOrString::Int(unavailable))
+}
+
+fn rolling(surge: IntOrString, unavailable: IntOrString) -> DeploymentStrategy {
+    let bounds = RollingUpdateDeployment { max_surge: Some(surge), max_unavailable: Some(unavailable) };
+    DeploymentStrategy { type_: Some("RollingUpdate".to_owned()), rolling_update: Some(bounds) }
 }
 
 fn pod_metadata(valid: &Valid, config: &ConfigMap) -> ObjectMeta {
@@ -82,7 +85,7 @@ fn pod_metadata(valid: &Valid, config: &ConfigMap) -> ObjectMeta {
     ObjectMeta { labels: Some(all), annotations: Some(annotations), ..ObjectMeta::default() }
 }
 
-fn pod_spec(valid: &Valid, settings: &Settings) -> PodSpec {
+pub(super) fn pod_spec(valid: &Valid, settings: &Settings) -> PodSpec {
     let template = &valid.template.spec;
     let drain = i64::from(valid.config.drain_timeout_seconds);
     PodSpec {

@@ -2,6 +2,7 @@
 
 pub(crate) mod claims_volume;
 mod config_map;
+pub(crate) mod delete_durable;
 mod deployment;
 mod pod_disruption_budget;
 mod service_account;

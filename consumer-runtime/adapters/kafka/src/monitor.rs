@@ -23,11 +23,19 @@ const LAG_AGE_MAX: Duration = Duration::from_secs(15);
 /// What is known of a client from the side.
 #[derive(Debug, Default)]
 pub(crate) struct Watch {
-    lag: Mutex<Option<(u64, Instant)>>,
+    lag: Mutex<Option<Look>>,
     /// Since when the reader waits for events.
     waiting_since: Mutex<Option<Instant>>,
     received: AtomicBool,
     wants_new_client: Mutex<Option<&'static str>>,
+}
+
+/// What was seen when.
+#[derive(Clone, Copy, Debug)]
+struct Look {
+    pending: u64,
+    lanes: usize,
+    at: Instant,
 }
 
 /// Tells how many events of the lanes that this process has wait to be taken.
@@ -52,8 +60,15 @@ impl LagProbe {
 #[async_trait]
 impl ports::LagProbe for LagProbe {
     async fn pending(&self) -> Option<u64> {
-        let lag = *self.0.lag.lock().unwrap_or_else(PoisonError::into_inner);
-        lag.filter(|(_, seen)| seen.elapsed() < LAG_AGE_MAX).map(|(pending, _)| pending)
+        self.0.look().map(|look| look.pending)
+    }
+
+    fn lanes(&self) -> Option<usize> {
+        self.0.look().map(|look| look.lanes)
+    }
+
+    fn is_share(&self) -> bool {
+        true
     }
 }
 
@@ -87,8 +102,15 @@ impl Watch {
         since.map(|since| since.elapsed()).unwrap_or_default()
     }
 
-    fn lag_is(&self, pending: u64) {
-        *self.lag.lock().unwrap_or_else(PoisonError::into_inner) = Some((pending, Instant::now()));
+    fn lag_is(&self, pending: u64, lanes: usize) {
+        let look = Look { pending, lanes, at: Instant::now() };
+        *self.lag.lock().unwrap_or_else(PoisonError::into_inner) = Some(look);
+    }
+
+    /// The last look, while it counts.
+    fn look(&self) -> Option<Look> {
+        let look = *self.lag.lock().unwrap_or_else(PoisonError::into_inner);
+        look.filter(|look| look.at.elapsed() < LAG_AGE_MAX)
     }
 }
 
@@ -139,7 +161,7 @@ fn look(shared: &Shared, client: &Client, watch: &Watch, stopped: &AtomicBool) {
         }
         match pending(shared, client) {
             Ok(pending) => {
-                watch.lag_is(pending);
+                watch.lag_is(pending, shared.lanes.held().len());
                 shared.failure.clear();
                 if shared.health.works(Part::Broker) {
                     info!("the brokers answer again");

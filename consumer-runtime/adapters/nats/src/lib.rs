@@ -14,6 +14,7 @@ pub use crate::{
     core::{CoreOptions, CoreReader, CoreSettler, subscribe},
     dead_letters::{CoreDeadLetters, DeadLetterOptions, JetStreamDeadLetters},
     jetstream::{
+        delete::delete_durable,
         lag::LagProbe,
         letters::{DeadLetterStream, StreamLetterReader},
         reader::JetStreamReader,

@@ -12,14 +12,14 @@ use millrace_core::{
     delivery::Receipt,
     health::{Health, Part, TroubleReason},
     letters::{LetterKeeper as _, LetterReader as _},
-    ports::{DeadLetters, Reader, Settler},
+    ports::{DeadLetters, LagProbe as _, Reader, Settler},
     settle::Settlement,
     window::Budget,
 };
 use millrace_events::{BrokerKind, DeadLetter, Headers, Origin, Reason};
 use millrace_nats::{
     Connection, ConnectionOptions, DeadLetterOptions, DeadLetterStream, InitialPosition, JetStreamDeadLetters,
-    JetStreamOptions, MountedSecret, connect, set_up,
+    JetStreamOptions, MountedSecret, connect, delete_durable, set_up,
 };
 use millrace_testkit::{
     clock::WallClock,
@@ -226,6 +226,40 @@ async fn a_dead_letter_is_read_back_with_the_payload_that_was_left_at_its_origin
 }
 
 /// The trouble that a set-up ends in.
+#[tokio::test]
+async fn what_waits_is_counted_for_the_durable_and_for_its_dead_letters_alone() {
+    let server = NatsServer::jetstream().await;
+    let context = server.make_streams().await;
+    let health = Arc::new(Health::starting([Part::Broker]));
+    let connection = connect(&connection_options(server.url(), None), &health).await.unwrap();
+    let source = set_up(&connection, &options(), &WallClock::start(), &health).await.unwrap();
+    assert_eq!((source.lag.pending().await, source.lag.dead_letters().await), (Some(0), Some(0)));
+
+    for subject in ["orders.placed", "orders.placed", "orders.shipped", "dlq.emails", "dlq.others"] {
+        context.publish(subject, Bytes::new()).await.unwrap().await.unwrap();
+    }
+
+    assert_eq!((source.lag.pending().await, source.lag.dead_letters().await), (Some(2), Some(1)));
+}
+
+#[tokio::test]
+async fn a_durable_is_deleted_once_and_one_that_is_not_there_is_deleted_too() {
+    let server = NatsServer::jetstream().await;
+    let context = server.make_streams().await;
+    let health = Arc::new(Health::starting([Part::Broker]));
+    let connection = connect(&connection_options(server.url(), None), &health).await.unwrap();
+    set_up(&connection, &options(), &WallClock::start(), &health).await.unwrap();
+    let stream = context.get_stream("ORDERS").await.unwrap();
+    assert!(stream.consumer_info("emails").await.is_ok());
+
+    for _ in 0..2 {
+        delete_durable(&connection, &options()).await.unwrap();
+        assert!(stream.consumer_info("emails").await.is_err());
+    }
+    context.delete_stream("ORDERS").await.unwrap();
+    delete_durable(&connection, &options()).await.unwrap();
+}
+
 async fn trouble(connection_options: ConnectionOptions, options: JetStreamOptions) -> (TroubleReason, String) {
     let health = Arc::new(Health::starting([Part::Broker]));
     let setting_up = async {

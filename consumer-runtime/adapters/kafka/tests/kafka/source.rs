@@ -153,6 +153,7 @@ async fn records_come_with_key_time_lane_and_origin_and_gaps_do_not_matter(serve
         tokio::time::sleep(Duration::from_millis(50)).await;
         lag = opened.source.lag.pending().await;
     }
+    assert_eq!((opened.source.lag.lanes(), opened.source.lag.is_share()), (Some(1), true));
     // A tombstone has a key and nothing else.
     publisher.send("compacted", Some(b"a"), &Headers::new(), None);
     publisher.flush();

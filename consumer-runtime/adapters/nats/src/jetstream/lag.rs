@@ -1,33 +1,88 @@
-//! How much waits in the stream.
+//! How much waits in the stream, and among the dead letters.
+
+use std::{collections::BTreeMap, sync::OnceLock};
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use millrace_core::ports;
-use serde::Deserialize;
+use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::{Value, json};
 
 use crate::connection::Connection;
 
-/// Tells how many events wait for a durable.
-#[derive(Clone, Debug)]
+/// Tells how many events wait for a durable, and how many dead letters there are.
+#[derive(Debug)]
 pub struct LagProbe {
     connection: Connection,
-    subject: String,
+    stream: String,
+    durable: String,
+    dead_letter_subject: Option<String>,
+    /// The stream of the dead letters, once it was found.
+    dead_letter_stream: OnceLock<String>,
 }
 
 #[derive(Deserialize)]
-struct Info {
+struct ConsumerInfo {
     num_pending: u64,
 }
 
+#[derive(Deserialize)]
+struct Names {
+    streams: Vec<String>,
+}
+
+#[derive(Deserialize)]
+struct StreamInfo {
+    state: StreamState,
+}
+
+#[derive(Deserialize)]
+struct StreamState {
+    /// Messages by subject, of the subjects that were asked for.
+    #[serde(default)]
+    subjects: BTreeMap<String, u64>,
+}
+
 impl LagProbe {
-    pub(crate) fn new(connection: Connection, stream: &str, durable: &str) -> Self {
-        Self { connection, subject: format!("$JS.API.CONSUMER.INFO.{stream}.{durable}") }
+    pub(crate) fn new(
+        connection: Connection,
+        stream: &str,
+        durable: &str,
+        dead_letter_subject: Option<String>,
+    ) -> Self {
+        let (stream, durable) = (stream.to_owned(), durable.to_owned());
+        Self { connection, stream, durable, dead_letter_subject, dead_letter_stream: OnceLock::new() }
+    }
+
+    /// The answer of the JetStream API; nothing when there is none, or when it is an error.
+    async fn ask<T: DeserializeOwned>(&self, what: &str, with: Option<Value>) -> Option<T> {
+        let payload = with.map(|with| Bytes::from(with.to_string())).unwrap_or_default();
+        let answer = self.connection.client.request(format!("$JS.API.{what}"), payload).await.ok()?;
+        serde_json::from_slice(&answer.payload).ok()
+    }
+
+    async fn stream_of(&self, subject: &str) -> Option<&str> {
+        if let Some(known) = self.dead_letter_stream.get() {
+            return Some(known);
+        }
+        let names: Names = self.ask("STREAM.NAMES", Some(json!({"subject": subject}))).await?;
+        let found = names.streams.into_iter().next()?;
+        Some(self.dead_letter_stream.get_or_init(|| found))
     }
 }
 
 #[async_trait]
 impl ports::LagProbe for LagProbe {
     async fn pending(&self) -> Option<u64> {
-        let answer = self.connection.client.request(self.subject.clone(), bytes::Bytes::new()).await.ok()?;
-        Some(serde_json::from_slice::<Info>(&answer.payload).ok()?.num_pending)
+        let info: ConsumerInfo = self.ask(&format!("CONSUMER.INFO.{}.{}", self.stream, self.durable), None).await?;
+        Some(info.num_pending)
+    }
+
+    async fn dead_letters(&self) -> Option<u64> {
+        let subject = self.dead_letter_subject.as_deref()?;
+        let stream = self.stream_of(subject).await?;
+        let filter = json!({"subjects_filter": subject});
+        let info: StreamInfo = self.ask(&format!("STREAM.INFO.{stream}"), Some(filter)).await?;
+        Some(info.state.subjects.values().fold(0, |all, count| all.saturating_add(*count)))
     }
 }

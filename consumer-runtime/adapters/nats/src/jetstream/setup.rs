@@ -98,7 +98,7 @@ pub async fn set_up(
     let pinned = options.in_order.then(|| Pinned::new(connection.clone(), &stream, &options.durable));
     let acks = Arc::new(Acks::new(connection.clone(), options.ack_wait));
     let settler = JetStreamSettler::new(connection.clone(), options.ack_wait, Arc::clone(&acks), pinned.clone());
-    let lag = LagProbe::new(connection.clone(), &stream, &options.durable);
+    let lag = LagProbe::new(connection.clone(), &stream, &options.durable, options.dead_letter_subject.clone());
     let reader = JetStreamReader::new(durable, stream.clone(), acks, pinned, Arc::clone(clock), Arc::clone(health));
     Ok(JetStreamSource { reader, settler, lag, stream, kept })
 }
@@ -137,7 +137,7 @@ impl Durable {
         Err(Trouble::new(TroubleReason::Unsupported, message))
     }
 
-    async fn find_stream(&self, context: &jetstream::Context) -> Result<Stream, Trouble> {
+    pub(crate) async fn find_stream(&self, context: &jetstream::Context) -> Result<Stream, Trouble> {
         let name = match &self.options.stream {
             Some(name) => name.clone(),
             None => self.stream_of_subjects(context).await?,
