@@ -20,5 +20,6 @@ pub mod mailpit;
 pub mod nats_server;
 pub mod postgres_server;
 pub mod redis_server;
+pub mod runtime;
 pub mod sample;
 pub mod store;

@@ -1,17 +1,14 @@
 //! A runtime on Kafka: crashes, zombies and drains of the process.
 
-use std::{fs, time::Duration};
+use std::{path::Path, time::Duration};
 
 use millrace_events::Headers;
-use millrace_testkit::{kafka_server::KafkaServer, nats_server::free_port, sample};
-use tempfile::TempDir;
+use millrace_testkit::{kafka_server::KafkaServer, sample};
 
-use crate::support::{PATIENCE, Runtime, eventually, spawn};
+use crate::support::{PATIENCE, Runtime, eventually};
 
 /// A runtime on `orders`, without claims unless `more` says so: every delivery is handled.
 fn start(server: &KafkaServer, more: &str) -> Runtime {
-    let folder = TempDir::new().unwrap();
-    let config = folder.path().join("config.yaml");
     let text = format!(
         "consumer: {{namespace: shop, name: kafka}}
 broker: {{kafka: {{bootstrapServers: ['{}']}}}}
@@ -20,10 +17,7 @@ subjects: [orders]
 ",
         server.bootstrap()
     );
-    fs::write(&config, text).unwrap();
-    let port = free_port();
-    let process = spawn(&config, folder.path(), port);
-    Runtime::of(process, port, folder)
+    Runtime::of(&text, Path::new("/nonexistent"), Path::new("/nonexistent"))
 }
 
 const ANALYTICS: &str = "handler: {analytics: {}}

@@ -4,13 +4,13 @@
 use std::{fs, time::Duration};
 
 use millrace_events::Headers;
-use millrace_testkit::{kafka_server::KafkaServer, nats_server::free_port, postgres_server::PostgresServer, sample};
+use millrace_testkit::{kafka_server::KafkaServer, postgres_server::PostgresServer, sample};
 use tempfile::TempDir;
 use tokio_postgres::{Client, NoTls};
 
 use crate::{
     redrive::summary,
-    support::{PATIENCE, Runtime, eventually, spawn, wait_until},
+    support::{PATIENCE, Runtime, eventually, wait_until},
 };
 
 const PARTITIONS: i32 = 2;
@@ -88,8 +88,7 @@ idempotency: {mode: Transactional, store: {postgres: {connectionSecretRef: {name
 
 /// A runtime on `orders`, with dead letters in `dlq`.
 fn start(server: &KafkaServer, name: &str, folder: TempDir, more: &str) -> Runtime {
-    let config = folder.path().join("config.yaml");
-    let text = format!(
+    let config = format!(
         "consumer: {{namespace: shop, name: {name}}}
 broker: {{kafka: {{bootstrapServers: ['{}']}}}}
 subjects: [orders]
@@ -98,10 +97,7 @@ delivery: {{attemptTimeoutSeconds: 2, deadLetter: {{subject: dlq}}}}
 ",
         server.bootstrap()
     );
-    fs::write(&config, text).unwrap();
-    let port = free_port();
-    let process = spawn(&config, folder.path(), port);
-    Runtime::of(process, port, folder)
+    Runtime::with_folder(&config, folder)
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,13 +3,13 @@
 use std::{
     io::{BufRead as _, BufReader, Write as _},
     net::TcpListener,
+    path::Path,
     time::Duration,
 };
 
-use millrace_testkit::nats_server::{NatsServer, free_port};
-use tempfile::TempDir;
+use millrace_testkit::nats_server::NatsServer;
 
-use crate::support::{PATIENCE, Runtime, Secret, eventually, publish, spawn, wait_until_settled};
+use crate::support::{PATIENCE, Runtime, Secret, eventually, publish, wait_until_settled};
 
 #[tokio::test]
 async fn sigterm_drains_and_exits_with_zero_and_what_is_not_yet_connected_stops_at_once() {
@@ -95,11 +95,9 @@ fn silent_after_content() -> u16 {
 
 #[tokio::test]
 async fn a_configuration_that_cannot_be_used_is_refused_before_a_port_is_opened() {
-    let folder = TempDir::new().unwrap();
-    let config = folder.path().join("config.yaml");
-    std::fs::write(&config, "consumer: {namespace: a, name: b}\nbroker: {}\nsubjects: []\nhandler: {}\n").unwrap();
+    let config = "consumer: {namespace: a, name: b}\nbroker: {}\nsubjects: []\nhandler: {}\n";
 
-    let mut process = spawn(&config, folder.path(), free_port());
+    let mut refused = Runtime::of(config, Path::new("/nonexistent"), Path::new("/nonexistent"));
 
-    assert_eq!(process.wait().unwrap().code(), Some(78));
+    assert_eq!(refused.wait().code(), Some(78));
 }

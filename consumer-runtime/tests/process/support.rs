@@ -2,29 +2,26 @@
 
 use std::{
     fs,
-    io::{Read as _, Write as _},
-    net::TcpStream as StdTcpStream,
+    ops::{Deref, DerefMut},
     path::{Path, PathBuf},
-    process::{Child, Command, ExitStatus, Stdio},
+    process::{Command, Stdio},
     time::{Duration, Instant},
 };
 
 use async_nats::jetstream;
-use millrace_testkit::{
-    nats_server::{NatsServer, free_port},
-    sample,
-};
-use serde_json::Value;
+use millrace_testkit::{nats_server::NatsServer, runtime, sample};
 use tempfile::TempDir;
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_consumer-runtime");
 
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A runtime as a process. It ends with this value.
 pub(crate) struct Runtime {
-    pub(crate) process: Child,
-    port: u16,
-    folder: TempDir,
+    running: runtime::Runtime,
     secrets: PathBuf,
+    /// What it needs for as long as it runs.
+    _folder: Option<TempDir>,
 }
 
 impl Runtime {
@@ -56,8 +53,6 @@ impl Runtime {
         secrets: &Path,
         data: &Path,
     ) -> Self {
-        let folder = TempDir::new().unwrap();
-        let config = folder.path().join("config.yaml");
         let text = format!(
             "consumer: {{namespace: shop, name: {name}}}
 broker: {{jetStream: {{servers: ['{}'], stream: ORDERS, ackWaitSeconds: {ack_wait_seconds}}}}}
@@ -67,77 +62,50 @@ handler: {handler}
 ",
             server.url()
         );
-        fs::write(&config, text).unwrap();
-        let port = free_port();
-        let process = command(&config, secrets, port).arg("--data-dir").arg(data).spawn().unwrap();
-        Self { process, port, folder, secrets: secrets.to_owned() }
+        Self::of(&text, secrets, data)
+    }
+
+    /// A runtime with this configuration.
+    pub(crate) fn of(config: &str, secrets: &Path, data: &Path) -> Self {
+        let running = runtime::Runtime::start(Path::new(PROGRAM), config, runtime::Folders { secrets, data });
+        Self { running, secrets: secrets.to_owned(), _folder: None }
+    }
+
+    /// A runtime with this configuration, whose Secrets are in a folder of its own.
+    pub(crate) fn with_folder(config: &str, folder: TempDir) -> Self {
+        let runtime = Self::of(config, folder.path(), folder.path());
+        Self { _folder: Some(folder), ..runtime }
     }
 
     /// `consumer-runtime redrive` with this runtime's configuration.
     pub(crate) fn redrive(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_consumer-runtime"));
-        command.arg("--config").arg(self.folder.path().join("config.yaml")).arg("--secrets-dir").arg(&self.secrets);
+        let mut command = Command::new(PROGRAM);
+        command.arg("--config").arg(self.config()).arg("--secrets-dir").arg(&self.secrets);
         command.arg("redrive").args(arguments).stdout(Stdio::piped()).stderr(Stdio::null());
         command
-    }
-
-    /// A runtime that was spawned, with the folder of its configuration.
-    pub(crate) fn of(process: Child, port: u16, folder: TempDir) -> Self {
-        let secrets = folder.path().to_owned();
-        Self { process, port, folder, secrets }
-    }
-
-    /// The status code and body of an answer.
-    fn get(&self, path: &str) -> Option<(u16, String)> {
-        let mut stream = StdTcpStream::connect(("127.0.0.1", self.port)).ok()?;
-        stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes()).ok()?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).ok()?;
-        let (head, body) = answer.split_once("\r\n\r\n")?;
-        Some((head.split(' ').nth(1)?.parse().ok()?, body.to_owned()))
-    }
-
-    pub(crate) fn status(&self) -> Option<Value> {
-        serde_json::from_str(&self.get("/status")?.1).ok()
-    }
-
-    pub(crate) fn is_ready(&self) -> bool {
-        self.get("/readyz").is_some_and(|(code, _)| code == 200)
-    }
-
-    pub(crate) fn total(&self, name: &str) -> u64 {
-        self.status().map_or(0, |status| status["totals"][name].as_u64().unwrap())
     }
 
     pub(crate) fn orders(&self) -> u64 {
         self.status().map_or(0, |status| status["analytics"]["orders"].as_u64().unwrap())
     }
 
-    pub(crate) fn in_flight(&self) -> u64 {
-        self.status().map_or(0, |status| status["lag"]["inFlight"].as_u64().unwrap())
-    }
-
     /// The reason why the handler does not work.
     pub(crate) fn handler_problem(&self) -> Option<String> {
-        let status = self.status()?;
-        let problem = status["problems"].as_array()?.iter().find(|problem| problem["part"] == "Handler")?;
-        problem["reason"].as_str().map(str::to_owned)
-    }
-
-    pub(crate) fn signal(&self, signal: &str) {
-        let killed = Command::new("kill").args([signal, &self.process.id().to_string()]).status().unwrap();
-        assert!(killed.success());
-    }
-
-    pub(crate) fn wait(&mut self) -> ExitStatus {
-        self.process.wait().unwrap()
+        self.problem("Handler")
     }
 }
 
-impl Drop for Runtime {
-    fn drop(&mut self) {
-        drop(self.process.kill());
-        drop(self.process.wait());
+impl Deref for Runtime {
+    type Target = runtime::Runtime;
+
+    fn deref(&self) -> &runtime::Runtime {
+        &self.running
+    }
+}
+
+impl DerefMut for Runtime {
+    fn deref_mut(&mut self) -> &mut runtime::Runtime {
+        &mut self.running
     }
 }
 
@@ -168,19 +136,6 @@ impl Secret {
     pub(crate) fn folder(&self) -> &Path {
         self.0.path()
     }
-}
-
-pub(crate) fn spawn(config: &Path, secrets: &Path, port: u16) -> Child {
-    command(config, secrets, port).spawn().unwrap()
-}
-
-fn command(config: &Path, secrets: &Path, port: u16) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_consumer-runtime"));
-    command.arg("--config").arg(config).arg("--secrets-dir").arg(secrets);
-    command
-        .args(["--listen", &format!("127.0.0.1:{port}"), "--http-allow", "127.0.0.0/8,::1/128"])
-        .stderr(Stdio::null());
-    command
 }
 
 pub(crate) async fn eventually(what: &str, patience: Duration, mut condition: impl FnMut() -> bool) {

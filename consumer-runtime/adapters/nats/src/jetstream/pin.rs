@@ -65,7 +65,8 @@ impl Pinned {
 
     /// A delivery came. Whether all before it came too; if not, it is to be dropped and the durable to start again.
     pub(crate) fn follows(&self, headers: Option<&HeaderMap>, number: u64) -> bool {
-        let id = headers.and_then(|headers| headers.get("Nats-Pin-Id")).map(ToString::to_string);
+        // The server's own is the last: whoever publishes may have written one before it.
+        let id = headers.and_then(|headers| headers.get_last("Nats-Pin-Id")).map(ToString::to_string);
         self.pin().follows(id, number)
     }
 

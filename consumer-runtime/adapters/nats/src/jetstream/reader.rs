@@ -126,7 +126,9 @@ impl JetStreamReader {
     /// What a message is: a delivery, or news about a pull.
     fn read(&mut self, message: Message) -> Result<Option<Delivery>, ReadError> {
         let now = self.clock.monotonic();
-        if let Some(status) = message.status {
+        // A status line in a message of a stream is its publisher's, and says nothing about a pull.
+        let coordinates = message.reply.as_deref().and_then(Coordinates::parse);
+        if let (Some(status), None) = (message.status, &coordinates) {
             let status = self.pulls.status(status, message.description.as_deref(), message.headers.as_ref(), now);
             match (status, &self.pinned) {
                 (Status::NoConsumer, _) => {
@@ -140,7 +142,7 @@ impl JetStreamReader {
             return Ok(None);
         }
         self.pulls.delivered(now);
-        let Some(coordinates) = message.reply.as_deref().and_then(Coordinates::parse) else {
+        let Some(coordinates) = coordinates else {
             debug!("a message without JetStream coordinates came; it is not ours");
             return Ok(None);
         };
