@@ -7,4 +7,5 @@ mod letters;
 mod mock;
 mod security;
 mod source;
+mod stall;
 mod support;
