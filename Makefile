@@ -5,6 +5,7 @@ SHELL := bash
 .DEFAULT_GOAL := help
 export PATH := $(HOME)/.cargo/bin:/usr/local/go/bin:$(PATH)
 CARGO_TEST := cargo nextest run --locked
+RELEASE = $${CARGO_TARGET_DIR:-target}/$$(rustc -vV | sed -n 's/^host: //p')/release
 
 help: ## Lists the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -29,7 +30,16 @@ e2e: images ## The scenarios on a real cluster
 	PATH="$$(deploy/tools/get cargo-nextest | tail -n 1):$$PATH" $(CARGO_TEST) -p millrace-e2e
 
 footprint: images ## Memory at rest, image size and time to the first ack of the runtime
-	@cargo run --quiet --locked -p millrace-e2e --bin footprint -- target/$$(rustc -vV | sed -n 's/^host: //p')/release
+	@cargo run --quiet --locked -p millrace-e2e --bin footprint -- $(RELEASE)
+
+ledger: tools programs ## 50,000 events on each broker in a storm of kills, zombies, crashes and rebalances. BROKERS, LEDGER_SEED
+	@cargo run --quiet --locked -p millrace-ledger --bin ledger -- $(RELEASE) $(BROKERS)
+
+faults: tools programs ## Single faults with their bounds: store away, receiver failing, memory, crash, drains. CASES
+	@cargo run --quiet --locked -p millrace-ledger --bin faults -- $(RELEASE) $(CASES)
+
+programs: ## Operator, runtimes and producer as they are in their images
+	@deploy/images/programs
 
 bench-smoke: tools ## How fast: medians of five rounds beside hand-written loops, some four minutes
 	@bench/run smoke
@@ -49,4 +59,4 @@ cluster-down: ## Takes it down and leaves nothing behind
 tools: ## Builds the pinned tools that are missing
 	@deploy/tools/get nats-server kafka mailpit redis-server postgresql helm cargo-nextest >/dev/null
 
-.PHONY: help demo test check unit e2e footprint bench-smoke bench images cluster-up cluster-down tools
+.PHONY: help demo test check unit e2e footprint ledger faults bench-smoke bench programs images cluster-up cluster-down tools

@@ -5,6 +5,7 @@ use std::{
     convert::Infallible,
     net::SocketAddr,
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -45,6 +46,8 @@ pub struct Reply {
     pub headers: Vec<(&'static str, String)>,
     /// Body.
     pub body: String,
+    /// How long it takes over the answer. What it has got by then, it keeps.
+    pub delay: Duration,
 }
 
 type Answering = Box<dyn Fn(&Received) -> Reply + Send>;
@@ -58,7 +61,7 @@ struct State {
 impl Reply {
     /// An answer with this code and nothing else.
     pub fn status(status: u16) -> Self {
-        Self { status, headers: Vec::new(), body: String::new() }
+        Self { status, headers: Vec::new(), body: String::new(), delay: Duration::ZERO }
     }
 }
 
@@ -144,6 +147,9 @@ async fn answer(
         state.received.push(received);
         reply
     };
+    if reply.delay > Duration::ZERO {
+        tokio::time::sleep(reply.delay).await;
+    }
     let mut response = Response::builder().status(reply.status);
     for (name, value) in reply.headers {
         response = response.header(name, value);

@@ -52,6 +52,14 @@ impl NatsServer {
         self.options.config = config;
     }
 
+    /// Lets the running server read these lines as its configuration file.
+    pub fn reload(&mut self, config: String) {
+        self.options.config = config;
+        std::fs::write(self.data.path().join("server.conf"), &self.options.config).unwrap();
+        let pid = self.process.as_ref().unwrap().id().to_string();
+        assert!(Command::new("kill").args(["-HUP", &pid]).status().unwrap().success());
+    }
+
     /// The URL to connect to.
     pub fn url(&self) -> String {
         format!("nats://127.0.0.1:{}", self.port)

@@ -1,0 +1,80 @@
+//! Drains under load. Without claims an event that is delivered again has its effect again, so a drain that is not clean
+//! shows.
+
+use std::{
+    path::Path,
+    sync::atomic::{AtomicBool, Ordering},
+    time::{Duration, Instant},
+};
+
+use millrace_testkit::runtime::Runtime;
+
+use crate::{
+    broker::{Kind, ORDERS},
+    faults::Scene,
+    load::Load,
+    wait,
+};
+
+/// Processes that are drained at a time, next to each other.
+const TOGETHER: u32 = 4;
+
+/// Events a second while drains go on, and how many of them before a look whether they do.
+const RATE: u32 = 100;
+const PORTION: u32 = 200;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The time for what has gathered meanwhile: who is drained as soon as it works gets little done.
+const BACKLOG: Duration = Duration::from_secs(300);
+
+/// Drains so many processes while events come, one after the other on each of four tracks.
+///
+/// # Panics
+/// When a drain is not clean.
+pub async fn drains(program: &Path, kind: Kind, count: u32) -> String {
+    let scene = Scene::open(program, kind).await;
+    let (started, drained) = (Instant::now(), AtomicBool::new(false));
+    let load = async {
+        let mut events = 0;
+        while !drained.load(Ordering::Relaxed) {
+            scene.publish(Load { first: events, rate: RATE, ..Load::of(ORDERS, events + PORTION) }).await;
+            events += PORTION;
+        }
+        events
+    };
+    let tracks = async {
+        let track = || drain_one_after_the_other(&scene, count / TOGETHER);
+        let (a, b, c, d) = tokio::join!(track(), track(), track(), track());
+        drained.store(true, Ordering::Relaxed);
+        a + b + c + d
+    };
+    let (events, clean) = tokio::join!(load, tracks);
+
+    let last = start(&scene);
+    let all = usize::try_from(events).unwrap();
+    wait::until("everything is handled", BACKLOG, async || scene.hook.count() >= all && last.in_flight() == 0).await;
+    assert_eq!((scene.hook.count(), scene.doubled()), (all, 0), "delivered again after a clean drain");
+    format!(
+        "faults: case=drains broker={kind} drains={count} clean={clean} events={events} lost=0 delivered_again=0 seconds={}",
+        started.elapsed().as_secs()
+    )
+}
+
+fn start(scene: &Scene<'_>) -> Runtime {
+    scene.runtime("maxAttempts: 5", "workers: 8\nidempotency: {mode: None}")
+}
+
+/// How many drains were clean.
+async fn drain_one_after_the_other(scene: &Scene<'_>, count: u32) -> u32 {
+    let mut clean = 0;
+    for _ in 0..count {
+        let mut runtime = start(scene);
+        wait::until("it is at work", PATIENCE, async || runtime.total("handled") > 0).await;
+        runtime.signal("-TERM");
+        wait::until("the drain ends", PATIENCE, async || runtime.process.try_wait().unwrap().is_some()).await;
+        assert_eq!(runtime.wait().code(), Some(0), "{}", runtime.log());
+        clean += 1;
+    }
+    clean
+}

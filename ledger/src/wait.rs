@@ -1,0 +1,15 @@
+//! Waiting for a condition.
+
+use std::time::{Duration, Instant};
+
+/// How often a condition is looked at. A look costs a request or two.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// Waits until `condition` holds, and panics with `what` when it does not within `patience`.
+pub(crate) async fn until(what: &str, patience: Duration, mut condition: impl AsyncFnMut() -> bool) {
+    let deadline = Instant::now() + patience;
+    while !condition().await {
+        assert!(Instant::now() < deadline, "{what}: not within {patience:?}");
+        tokio::time::sleep(PAUSE).await;
+    }
+}
