@@ -183,9 +183,12 @@ async fn hand_back_unstarted(
     while let Ok(delivery) = work.try_recv() {
         hand_back(shared, &delivery).await;
     }
+    // What still comes is handed back when nothing more can come: before that it would come to this very process again.
+    let mut late = Vec::new();
     while let Ok(Some(batch)) = tokio::time::timeout_at(deadline, reader.rest()).await {
-        for delivery in shared.begin(batch) {
-            hand_back(shared, &delivery).await;
-        }
+        late.extend(shared.begin(batch));
+    }
+    for delivery in late {
+        hand_back(shared, &delivery).await;
     }
 }

@@ -7,6 +7,8 @@ use std::{
     time::Duration,
 };
 
+use async_nats::jetstream::consumer::PullConsumer;
+use futures::StreamExt as _;
 use millrace_testkit::nats_server::NatsServer;
 
 use crate::support::{PATIENCE, Runtime, Secret, eventually, publish, wait_until_settled};
@@ -36,6 +38,28 @@ async fn sigterm_drains_and_exits_with_zero_and_what_is_not_yet_connected_stops_
     .await;
     waiting.signal("-TERM");
     assert_eq!(waiting.wait().code(), Some(0));
+}
+
+#[tokio::test]
+async fn what_comes_during_a_drain_is_handed_back_once_and_not_again_and_again() {
+    let server = NatsServer::jetstream().await;
+    let context = server.make_streams().await;
+    let mut runtime = Runtime::start(&server, 30);
+    publish(&context, 0..10).await;
+    eventually("it waits for more", PATIENCE, || runtime.orders() == 10).await;
+    runtime.signal("-TERM");
+    eventually("it drains", PATIENCE, || runtime.status().is_some_and(|status| status["phase"] == "Draining")).await;
+
+    // They come to what was asked for before. Handed back at once, they would come there again.
+    publish(&context, 10..20).await;
+    assert_eq!(runtime.wait().code(), Some(0));
+
+    let stream = context.get_stream("ORDERS").await.unwrap();
+    let durable: PullConsumer = stream.get_consumer("shop-analytics").await.unwrap();
+    let rest = durable.batch().max_messages(10).expires(Duration::from_secs(5)).messages().await.unwrap();
+    let rest: Vec<_> = rest.map(Result::unwrap).collect().await;
+    let deliveries: Vec<_> = rest.iter().map(|message| message.info().unwrap().delivered).collect();
+    assert_eq!(deliveries, [2; 10], "each delivery counts as an attempt where no claim does");
 }
 
 #[tokio::test]

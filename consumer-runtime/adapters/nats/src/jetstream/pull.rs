@@ -8,8 +8,9 @@ use serde::Serialize;
 
 use crate::jetstream::pin::GROUP;
 
-/// A pull request ends by itself after this time. A reader that leaves waits for that.
-const EXPIRES: Duration = Duration::from_secs(5);
+/// A pull request ends by itself after this time. A reader that leaves waits for that, and what comes to it meanwhile waits
+/// too: so it is as short as the heartbeat allows.
+const EXPIRES: Duration = Duration::from_secs(2);
 
 /// While a pull request waits, the server says so at this interval.
 const HEARTBEAT: Duration = Duration::from_secs(1);
