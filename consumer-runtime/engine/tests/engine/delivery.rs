@@ -52,7 +52,9 @@ async fn what_was_done_here_is_known_without_the_store_and_everything_else_is_as
     assert_eq!((bench.store.claims(), bench.metrics.totals().duplicates_skipped), (50, 100));
 
     // Another process knows nothing of what the first one did.
-    sequences.iter().for_each(|sequence| bench.broker.forget_ack(*sequence));
+    for sequence in &sequences {
+        bench.broker.forget_ack(*sequence);
+    }
     bench.run_until(one_by_one(), |bench| bench.broker.is_settled()).await;
 
     assert_eq!((bench.store.claims(), bench.metrics.totals().duplicates_skipped), (200, 250));
