@@ -139,7 +139,7 @@ impl Plan {
             Part::new(self.rounds, url(), "ORDERS", Orders { messages: self.jetstream, duplicates: true }, 0);
         let mut part = Part::new(self.rounds, url(), "STORES", orders, 0);
         for round in part.rounds() {
-            let raw = whole.run("raw", What::Raw, report);
+            let raw = whole.run("raw beside stores", What::Raw, report);
             for (name, what, store) in [
                 (
                     "J5",
