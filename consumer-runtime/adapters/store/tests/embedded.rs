@@ -117,6 +117,18 @@ async fn the_next_process_takes_claims_over_at_once_and_counts_them_as_uncertain
 }
 
 #[tokio::test]
+async fn a_file_whose_making_was_cut_short_is_made_anew() {
+    let folder = TempDir::new().unwrap();
+    let unfinished = folder.path().join("claims.unfinished");
+    std::fs::write(&unfinished, vec![0; 4096]).unwrap();
+
+    let store = open(folder.path(), WallClock::start()).await;
+
+    claimed(&store, "1").await;
+    assert!(!unfinished.exists());
+}
+
+#[tokio::test]
 async fn what_is_older_than_the_retention_is_forgotten_and_its_room_used_again() {
     let folder = TempDir::new().unwrap();
     let clock = Arc::new(ManualClock::default());

@@ -1,7 +1,14 @@
 //! The thread that has the file open. It takes what has come meanwhile into one transaction, and answers all of it when
 //! that is durable: one fsync for as many events as wait for it.
 
-use std::{collections::HashMap, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    fs::{self, File},
+    io::{self, ErrorKind},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use jiff::Timestamp;
 use millrace_core::{
@@ -10,7 +17,7 @@ use millrace_core::{
     ports::{Claim, StoreError},
     time::{Clock, Monotonic},
 };
-use redb::{Database, DatabaseError};
+use redb::{Database, DatabaseError, StorageError};
 use tokio::sync::{mpsc, oneshot};
 use tracing::{info, warn};
 
@@ -186,8 +193,30 @@ impl Writer {
     }
 }
 
-fn open(path: &PathBuf) -> Result<Database, DatabaseError> {
-    Database::builder().set_cache_size(CACHE_BYTES).create(path)
+fn open(path: &Path) -> Result<Database, DatabaseError> {
+    if !path.try_exists().map_err(StorageError::from)? {
+        make(path)?;
+    }
+    Database::builder().set_cache_size(CACHE_BYTES).open(path)
+}
+
+/// Makes an empty file, under another name until it is whole: one whose making a crash cut short would never open.
+fn make(path: &Path) -> Result<(), DatabaseError> {
+    let unfinished = path.with_extension("unfinished");
+    let put_in_place = || {
+        // A link, because it does not replace what another process may have put there meanwhile.
+        allow(fs::hard_link(&unfinished, path), ErrorKind::AlreadyExists)?;
+        fs::remove_file(&unfinished)?;
+        path.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())
+    };
+    allow(fs::remove_file(&unfinished), ErrorKind::NotFound).map_err(StorageError::from)?;
+    drop(Database::create(&unfinished)?);
+    Ok(put_in_place().map_err(StorageError::from)?)
+}
+
+/// The outcome, where this kind of error is none.
+fn allow(outcome: io::Result<()>, kind: ErrorKind) -> io::Result<()> {
+    outcome.or_else(|error| if error.kind() == kind { Ok(()) } else { Err(error) })
 }
 
 /// What is wrong with the file and what to do.
