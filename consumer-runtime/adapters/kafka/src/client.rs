@@ -79,6 +79,26 @@ impl ConnectionOptions {
         Ok(config)
     }
 
+    /// What every client that reads goes by: nothing is committed or skipped by itself, and the end of a partition is told.
+    ///
+    /// # Errors
+    /// `SecretMissing` or `SecretInvalid`.
+    pub(crate) fn reader_config(&self, group: &str) -> Result<ClientConfig, Trouble> {
+        let mut config = self.client_config()?;
+        config
+            .set("group.id", group)
+            .set("enable.auto.commit", "false")
+            .set("enable.auto.offset.store", "false")
+            // Also where the log no longer has what was committed. The library's own default would skip to the end.
+            .set("auto.offset.reset", "earliest")
+            .set("isolation.level", "read_committed")
+            .set("allow.auto.create.topics", "false")
+            .set("enable.partition.eof", "true")
+            // After a full queue the library would else look away for 1 s, whatever is taken from it meanwhile.
+            .set("fetch.queue.backoff.ms", "10");
+        Ok(config)
+    }
+
     fn security_protocol(&self) -> &'static str {
         match (&self.auth, &self.tls) {
             (None, None) => "plaintext",

@@ -56,21 +56,12 @@ pub(crate) enum Seen<'a> {
 impl Log {
     pub(crate) fn new(options: &Arc<KafkaOptions>) -> Result<Self, Trouble> {
         let failure = Arc::new(LastFailure::default());
-        let mut config = options.connection.client_config()?;
+        // The library asks for a group. It is never joined.
+        let mut config = options.connection.reader_config(&options.group)?;
         config
-            // The library asks for one. It is never joined.
-            .set("group.id", &options.group)
-            .set("enable.auto.commit", "false")
-            .set("enable.auto.offset.store", "false")
-            // Where the start was cut off meanwhile.
-            .set("auto.offset.reset", "earliest")
-            .set("isolation.level", "read_committed")
-            .set("allow.auto.create.topics", "false")
-            .set("enable.partition.eof", "true")
             // The longest that the library takes: nothing is polled while what was read waits.
             .set("max.poll.interval.ms", "86400000")
-            .set("queued.max.messages.kbytes", FETCH_AHEAD_KBYTES.to_string())
-            .set("fetch.queue.backoff.ms", "10");
+            .set("queued.max.messages.kbytes", FETCH_AHEAD_KBYTES.to_string());
         let client = BaseConsumer::from_config_and_context(&config, Context(Arc::clone(&failure)))
             .map_err(|error| Trouble::new(TroubleReason::Failing, format!("failed to make a client: {error}")))?;
         Ok(Self { client, options: Arc::clone(options), failure })

@@ -189,34 +189,24 @@ fn try_to_make(shared: &Arc<Shared>, partitions: usize) -> Result<Arc<Client>, T
 
 fn consumer_config(shared: &Shared, partitions: usize) -> Result<ClientConfig, Trouble> {
     let options = &shared.options;
-    let mut config = options.connection.client_config()?;
+    let mut config = options.connection.reader_config(&options.group)?;
     // What is queued in the client, and one fetch more: each lane has its own queue.
     let lane_bytes = usize::try_from(options.prefetch_bytes).unwrap_or(usize::MAX).checked_div(partitions.max(1) * 2);
     let lane_bytes = lane_bytes.unwrap_or_default().clamp(32 * 1024, 4 * 1024 * 1024);
     config
-        .set("group.id", &options.group)
         // Members of one group must agree on it: do not change it in one step.
         .set("partition.assignment.strategy", "cooperative-sticky")
         .set("session.timeout.ms", options.timing.session.as_millis().to_string())
         .set("heartbeat.interval.ms", (options.timing.session.as_millis() / 7).to_string())
         // The thread polls every 100 ms, and waits at most some seconds in a rebalance.
         .set("max.poll.interval.ms", options.timing.session.as_millis().max(60_000).to_string())
-        .set("enable.auto.commit", "false")
-        .set("enable.auto.offset.store", "false")
-        // Also where the log no longer has what was committed. The library's own default would skip to the end.
-        .set("auto.offset.reset", "earliest")
-        .set("isolation.level", "read_committed")
-        .set("allow.auto.create.topics", "false")
-        .set("enable.partition.eof", "true")
         .set("queued.min.messages", "10000")
         .set("queued.max.messages.kbytes", (lane_bytes / 1024).to_string())
         .set("max.partition.fetch.bytes", lane_bytes.to_string())
         .set(
             "fetch.max.bytes",
             lane_bytes.saturating_mul(partitions.max(1)).clamp(lane_bytes, 16 * 1024 * 1024).to_string(),
-        )
-        // After a full queue the library would else look away for 1 s, whatever is taken from it meanwhile.
-        .set("fetch.queue.backoff.ms", "10");
+        );
     Ok(config)
 }
 

@@ -4,37 +4,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use millrace_core::ports::DeadLetters as _;
-use millrace_events::{BrokerKind, DeadLetter, Headers, Origin, Reason};
+use millrace_events::{DeadLetter, Reason};
 use millrace_kafka::{DeadLetterOptions, KafkaDeadLetters};
 use millrace_testkit::kafka_server::KafkaServer;
 
-use crate::support::connection;
+use crate::support::{connection, letter};
 
-fn letter(payload: Bytes) -> DeadLetter {
-    let origin = Origin {
-        broker: BrokerKind::Kafka,
-        stream: None,
-        partition: Some(2),
-        subject: "orders".to_owned(),
-        sequence: Some(7),
-    };
-    let mut headers = Headers::new();
-    headers.push("ce_id", "1");
-    headers.push("other", vec![0xff, 0x00]);
-    DeadLetter {
-        id: DeadLetter::id_for("shop/emails", &origin, &payload, 0),
-        reason: Reason::Undecodable,
-        error: "not JSON".to_owned(),
-        attempts: 1,
-        first_failure: "2026-01-02T03:04:05Z".parse().unwrap(),
-        last_failure: "2026-01-02T03:04:05Z".parse().unwrap(),
-        origin,
-        consumer: "shop/emails".to_owned(),
-        replays: 0,
-        key: Some(Bytes::from_static(b"order-1")),
-        headers,
-        payload,
-    }
+fn undecodable(payload: Bytes) -> DeadLetter {
+    DeadLetter { reason: Reason::Undecodable, error: "not JSON".to_owned(), ..letter("order-1", 2, 7, payload) }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -49,9 +26,9 @@ async fn a_dead_letter_is_confirmed_keeps_its_key_and_fits_the_topic() {
     };
     let dead_letters = KafkaDeadLetters::new(connection(server.bootstrap()), options("dlq"));
 
-    let whole = letter(Bytes::from_static(b"{\xff"));
+    let whole = undecodable(Bytes::from_static(b"{\xff"));
     dead_letters.publish(&whole).await.unwrap();
-    dead_letters.publish(&letter(Bytes::from(vec![b'x'; 200_000]))).await.unwrap();
+    dead_letters.publish(&undecodable(Bytes::from(vec![b'x'; 200_000]))).await.unwrap();
     let records = server.read("dlq", 1, 2);
     let read = DeadLetter::decode(&records[0].headers, records[0].key.clone(), records[0].payload.clone().unwrap());
     assert_eq!(read.unwrap(), whole);
@@ -62,7 +39,7 @@ async fn a_dead_letter_is_confirmed_keeps_its_key_and_fits_the_topic() {
     let small = KafkaDeadLetters::new(connection(server.bootstrap()), options("small"));
     let incompressible: Vec<u8> =
         (0..50_000_u32).map(|index| index.wrapping_mul(2_654_435_761).to_le_bytes()[3]).collect();
-    small.publish(&letter(incompressible.into())).await.unwrap();
+    small.publish(&undecodable(incompressible.into())).await.unwrap();
     assert_eq!(server.read("small", 1, 1)[0].headers.get_str("millrace-payload-bytes"), Some("50000"));
 
     server.kill();

@@ -2,13 +2,12 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
 use millrace_core::{
     kept::Kept,
     letters::{LetterKeeper as _, LetterPlace, LetterReader as _, LettersError, StoredLetter},
     ports::DeadLetters as _,
 };
-use millrace_events::{BrokerKind, DeadLetter, Headers, Origin, Reason};
+use millrace_events::{DeadLetter, Headers};
 use millrace_kafka::{
     Auth, DeadLetterOptions, KafkaDeadLetters, KafkaLetterKeeper, KafkaOptions, Mechanism, MountedSecret, kept,
     open_letters,
@@ -16,7 +15,7 @@ use millrace_kafka::{
 use millrace_testkit::kafka_server::{KafkaServer, USER};
 use tempfile::TempDir;
 
-use crate::support::{connection, options};
+use crate::support::{connection, letter, options};
 
 /// A topic of orders, and one of dead letters.
 struct Scene {
@@ -46,34 +45,6 @@ impl Scene {
         }
         assert!(reader.next().await.unwrap().is_none(), "it ends once and for all");
         (letters, keeper)
-    }
-}
-
-fn letter(key: &'static str, partition: u32, sequence: u64, payload: impl Into<Bytes>) -> DeadLetter {
-    let payload = payload.into();
-    let origin = Origin {
-        broker: BrokerKind::Kafka,
-        stream: None,
-        partition: Some(partition),
-        subject: "orders".to_owned(),
-        sequence: Some(sequence),
-    };
-    let mut headers = Headers::new();
-    headers.push("ce_id", "1");
-    headers.push("other", vec![0xff, 0x00]);
-    DeadLetter {
-        id: DeadLetter::id_for("shop/emails", &origin, &payload, 0),
-        reason: Reason::HandlerRejected,
-        error: "no".to_owned(),
-        attempts: 1,
-        first_failure: "2026-01-02T03:04:05Z".parse().unwrap(),
-        last_failure: "2026-01-02T03:04:05Z".parse().unwrap(),
-        origin,
-        consumer: "shop/emails".to_owned(),
-        replays: 0,
-        key: Some(Bytes::from_static(key.as_bytes())),
-        headers,
-        payload,
     }
 }
 

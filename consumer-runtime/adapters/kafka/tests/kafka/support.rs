@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use millrace_core::{
     delivery::Delivery,
     health::{Health, Part, Trouble},
@@ -10,6 +11,7 @@ use millrace_core::{
     window::Budget,
 };
 use millrace_engine::clock::TokioClock;
+use millrace_events::{BrokerKind, DeadLetter, Headers, Origin, Reason};
 use millrace_kafka::{ConnectionOptions, InitialPosition, KafkaOptions, KafkaSource, Metrics, Timing, open};
 
 pub(crate) fn connection(bootstrap: String) -> ConnectionOptions {
@@ -72,5 +74,34 @@ pub(crate) async fn eventually(what: &str, mut condition: impl FnMut() -> bool) 
     while !condition() {
         assert!(tokio::time::Instant::now() < deadline, "never came true: {what}");
         tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// The dead letter of an order in a partition, with a header that is no text.
+pub(crate) fn letter(key: &'static str, partition: u32, sequence: u64, payload: impl Into<Bytes>) -> DeadLetter {
+    let payload = payload.into();
+    let origin = Origin {
+        broker: BrokerKind::Kafka,
+        stream: None,
+        partition: Some(partition),
+        subject: "orders".to_owned(),
+        sequence: Some(sequence),
+    };
+    let mut headers = Headers::new();
+    headers.push("ce_id", "1");
+    headers.push("other", vec![0xff, 0x00]);
+    DeadLetter {
+        id: DeadLetter::id_for("shop/emails", &origin, &payload, 0),
+        reason: Reason::HandlerRejected,
+        error: "no".to_owned(),
+        attempts: 1,
+        first_failure: "2026-01-02T03:04:05Z".parse().unwrap(),
+        last_failure: "2026-01-02T03:04:05Z".parse().unwrap(),
+        origin,
+        consumer: "shop/emails".to_owned(),
+        replays: 0,
+        key: Some(Bytes::from_static(key.as_bytes())),
+        headers,
+        payload,
     }
 }
