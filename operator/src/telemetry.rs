@@ -14,16 +14,15 @@ use prometheus_client::{
     metrics::{counter::Counter, family::Family, histogram::Histogram},
     registry::Registry,
 };
-use tracing_subscriber::{EnvFilter, fmt};
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::{filter::Targets, fmt, layer::SubscriberExt as _, util::SubscriberInitExt as _};
 
 /// Starts logging JSON lines to stderr. The environment's `LOG_LEVEL` is a tracing filter; default `info`.
 pub fn init() {
-    let filter = std::env::var("LOG_LEVEL").ok().and_then(|level| level.parse::<EnvFilter>().ok());
-    fmt()
-        .json()
-        .flatten_event(true)
-        .with_env_filter(filter.unwrap_or_else(|| EnvFilter::new("info")))
-        .with_writer(std::io::stderr)
+    let filter = std::env::var("LOG_LEVEL").ok().and_then(|level| level.parse::<Targets>().ok());
+    tracing_subscriber::registry()
+        .with(filter.unwrap_or_else(|| Targets::new().with_default(LevelFilter::INFO)))
+        .with(fmt::layer().json().flatten_event(true).with_writer(std::io::stderr))
         .init();
 }
 
