@@ -6,7 +6,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use millrace_testkit::runtime::{Folders, Runtime};
+use millrace_testkit::{
+    runtime::{Folders, Runtime},
+    signal::Signal,
+};
 use serde_json::Value;
 
 use crate::wait;
@@ -74,7 +77,7 @@ impl Replicas {
     pub(crate) fn leave(&mut self) {
         if self.running.len() > 1 {
             let leaver = self.running.remove(0);
-            leaver.signal("-TERM");
+            leaver.signal(Signal::TERM);
             self.leaving.push((leaver, Instant::now()));
             self.moves += 1;
         }
@@ -92,7 +95,7 @@ impl Replicas {
     /// Stops a process where it is, for as long as asked for, and starts another one.
     pub(crate) fn freeze(&mut self, victim: usize, time: Duration) {
         let zombie = self.running.remove(victim % self.running.len());
-        zombie.signal("-STOP");
+        zombie.signal(Signal::STOP);
         self.frozen.push((zombie, Instant::now() + time));
         self.zombies += 1;
         self.add();
@@ -103,7 +106,7 @@ impl Replicas {
     pub(crate) fn look(&mut self) {
         let now = Instant::now();
         for (zombie, _) in self.frozen.extract_if(.., |(_, until)| *until <= now) {
-            zombie.signal("-CONT");
+            zombie.signal(Signal::CONT);
             self.running.push(zombie);
         }
         for runtime in &mut self.running {
@@ -156,7 +159,7 @@ impl Replicas {
             assert!(counted >= said, "{said} announced and {counted} counted");
         }
         for leaver in std::mem::take(&mut self.running) {
-            leaver.signal("-TERM");
+            leaver.signal(Signal::TERM);
             self.leaving.push((leaver, Instant::now()));
         }
         while !self.leaving.is_empty() {

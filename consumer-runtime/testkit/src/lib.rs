@@ -22,4 +22,5 @@ pub mod postgres_server;
 pub mod redis_server;
 pub mod runtime;
 pub mod sample;
+pub mod signal;
 pub mod store;

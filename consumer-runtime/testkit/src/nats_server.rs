@@ -13,6 +13,8 @@ use millrace_events::Headers;
 use tempfile::TempDir;
 use tokio::{net::TcpStream, time::sleep};
 
+use crate::signal::{self, Signal};
+
 /// A real nats-server on a loopback port with its own data. It ends with this value.
 pub struct NatsServer {
     port: u16,
@@ -56,8 +58,7 @@ impl NatsServer {
     pub fn reload(&mut self, config: String) {
         self.options.config = config;
         std::fs::write(self.data.path().join("server.conf"), &self.options.config).unwrap();
-        let pid = self.process.as_ref().unwrap().id().to_string();
-        assert!(Command::new("kill").args(["-HUP", &pid]).status().unwrap().success());
+        assert!(signal::send(Signal::HUP, self.process.as_ref().unwrap().id()));
     }
 
     /// The URL to connect to.

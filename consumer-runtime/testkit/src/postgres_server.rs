@@ -14,7 +14,10 @@ use std::{
 use tempfile::TempDir;
 use tokio::{net::TcpStream, time::sleep};
 
-use crate::nats_server::free_port;
+use crate::{
+    nats_server::free_port,
+    signal::{self, Signal},
+};
 
 /// The superuser of a server.
 pub const USER: &str = "millrace";
@@ -82,19 +85,19 @@ impl PostgresServer {
             process.wait().unwrap();
             // They notice by themselves; until then the next start is refused.
             for child in children {
-                signal("-KILL", child);
+                signal::send(Signal::KILL, child);
             }
         }
     }
 
     /// Stops every process of the server where it is, as a machine that hangs would.
     pub fn pause(&self) {
-        self.signal_all("-STOP");
+        self.signal_all(Signal::STOP);
     }
 
     /// Lets them go on.
     pub fn resume(&self) {
-        self.signal_all("-CONT");
+        self.signal_all(Signal::CONT);
     }
 
     /// Starts the server on its port and data, killing what is left of it, and waits until it answers.
@@ -193,10 +196,11 @@ impl PostgresServer {
         file.lines().nth(7).is_some_and(|line| line.trim() == "ready")
     }
 
-    fn signal_all(&self, name: &str) {
+    fn signal_all(&self, signal: Signal) {
         let Some(process) = &self.process else { return };
         for pid in Self::backends_of(process.id()).into_iter().chain([process.id()]) {
-            signal(name, pid);
+            // One that has ended meanwhile is none to signal.
+            signal::send(signal, pid);
         }
     }
 
@@ -215,11 +219,6 @@ impl Drop for PostgresServer {
     fn drop(&mut self) {
         self.kill();
     }
-}
-
-fn signal(name: &str, pid: u32) {
-    // A process that has ended meanwhile is none to signal.
-    drop(Command::new("kill").args([name, &pid.to_string()]).stderr(Stdio::null()).status());
 }
 
 /// A program of PostgreSQL, run by a user that it accepts: it refuses root.

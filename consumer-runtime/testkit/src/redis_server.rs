@@ -14,7 +14,10 @@ use tokio::{
     time::sleep,
 };
 
-use crate::nats_server::{free_port, tool};
+use crate::{
+    nats_server::{free_port, tool},
+    signal::{self, Signal},
+};
 
 /// A server that writes down what it is told before it answers, as a store of claims is to be.
 pub const DURABLE: &[&str] = &["--appendonly", "yes", "--appendfsync", "always"];
@@ -73,10 +76,9 @@ impl RedisServer {
         assert!(self.answers().await, "redis-server does not start again; its log: {}", self.log());
     }
 
-    /// Sends the process a signal, such as `-STOP`.
-    pub fn signal(&self, signal: &str) {
-        let pid = self.process.as_ref().unwrap().id().to_string();
-        assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
+    /// Sends the process a signal.
+    pub fn signal(&self, signal: Signal) {
+        assert!(signal::send(signal, self.process.as_ref().unwrap().id()));
     }
 
     /// Sends a command, without credentials, and gives as much of an answer as comes.

@@ -12,7 +12,10 @@ use std::{
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::nats_server::free_port;
+use crate::{
+    nats_server::free_port,
+    signal::{self, Signal},
+};
 
 /// The time for one answer. A process that is stopped takes connections and says nothing.
 const ANSWER: Duration = Duration::from_secs(5);
@@ -110,10 +113,9 @@ impl Runtime {
         problem["reason"].as_str().map(str::to_owned)
     }
 
-    /// Sends it a signal, such as `-STOP`.
-    pub fn signal(&self, signal: &str) {
-        let killed = Command::new("kill").args([signal, &self.process.id().to_string()]).status().unwrap();
-        assert!(killed.success(), "it has ended already; its log: {}", self.log());
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) {
+        assert!(signal::send(signal, self.process.id()), "it has ended already; its log: {}", self.log());
     }
 
     /// Kills it with SIGKILL, as a crash would.

@@ -3,7 +3,7 @@
 use std::{path::Path, time::Duration};
 
 use millrace_events::Headers;
-use millrace_testkit::{kafka_server::KafkaServer, sample};
+use millrace_testkit::{kafka_server::KafkaServer, sample, signal::Signal};
 
 use crate::support::{PATIENCE, Runtime, eventually};
 
@@ -60,7 +60,7 @@ async fn a_runtime_on_kafka_survives_crashes_zombies_and_drains() {
         .await;
 
     // Crashed and not drained: what is committed is not handled again. Its lanes come free with its session.
-    missing.signal("-KILL");
+    missing.signal(Signal::KILL);
     let publisher = server.publisher();
     publisher.send("orders", None, &Headers::new(), Some(b"not JSON"));
     publisher.flush();
@@ -74,16 +74,16 @@ async fn a_runtime_on_kafka_survives_crashes_zombies_and_drains() {
     assert_eq!(server.read("dlq", 1, 1)[0].headers.get_str("millrace-reason"), Some("Undecodable"));
 
     // Stopped for longer than its session, it comes back to lanes that are another's, and commits nothing of them.
-    zombie.signal("-STOP");
+    zombie.signal(Signal::STOP);
     publish(&server, COUNT + 100..COUNT + 200);
     let mut next = start(&server, ANALYTICS);
     eventually("another takes over", Duration::from_secs(60), || next.orders() == 100).await;
-    zombie.signal("-CONT");
+    zombie.signal(Signal::CONT);
     all += 100;
     eventually("all of it is committed", PATIENCE, || committed(&server) == all).await;
 
     for runtime in [&mut zombie, &mut next] {
-        runtime.signal("-TERM");
+        runtime.signal(Signal::TERM);
         assert_eq!(runtime.wait().code(), Some(0));
     }
     assert_eq!(committed(&server), all, "a commit went back");

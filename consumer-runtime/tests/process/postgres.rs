@@ -3,7 +3,7 @@
 use std::{fs, path::Path, time::Duration};
 
 use async_nats::jetstream;
-use millrace_testkit::{nats_server::NatsServer, postgres_server::PostgresServer, sample};
+use millrace_testkit::{nats_server::NatsServer, postgres_server::PostgresServer, sample, signal::Signal};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio_postgres::{Client, NoTls};
@@ -120,13 +120,13 @@ async fn a_runtime_that_was_stopped_for_longer_than_its_claims_live_is_fenced_an
         shop.number("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'").await > 0
     })
     .await;
-    zombie.signal("-STOP");
+    zombie.signal(Signal::STOP);
     lock.0.batch_execute("ROLLBACK").await.unwrap();
     tokio::time::sleep(LEASE).await;
     let next = shop.inventory();
     wait_until("the next has done the work", PATIENCE, async || shop.reserved_events().await == 10).await;
 
-    zombie.signal("-CONT");
+    zombie.signal(Signal::CONT);
 
     eventually("it is fenced", PATIENCE, || zombie.total("fenced") >= 1).await;
     publish(&shop.streams, 10..200).await;

@@ -9,7 +9,7 @@ use std::{
 
 use async_nats::jetstream::consumer::PullConsumer;
 use futures::StreamExt as _;
-use millrace_testkit::nats_server::NatsServer;
+use millrace_testkit::{nats_server::NatsServer, signal::Signal};
 
 use crate::support::{PATIENCE, Runtime, Secret, eventually, publish, wait_until_settled};
 
@@ -20,7 +20,7 @@ async fn sigterm_drains_and_exits_with_zero_and_what_is_not_yet_connected_stops_
     let mut runtime = Runtime::start(&server, 30);
     publish(&context, 0..500).await;
     eventually("it is at work", PATIENCE, || runtime.orders() > 0).await;
-    runtime.signal("-TERM");
+    runtime.signal(Signal::TERM);
     assert_eq!(runtime.wait().code(), Some(0));
 
     // What it handed back is there at once: the next one is done long before the ack wait is over.
@@ -36,7 +36,7 @@ async fn sigterm_drains_and_exits_with_zero_and_what_is_not_yet_connected_stops_
         waiting.status().is_some_and(|status| status["problems"][0]["reason"] == "StreamNotFound")
     })
     .await;
-    waiting.signal("-TERM");
+    waiting.signal(Signal::TERM);
     assert_eq!(waiting.wait().code(), Some(0));
 }
 
@@ -47,7 +47,7 @@ async fn what_comes_during_a_drain_is_handed_back_once_and_not_again_and_again()
     let mut runtime = Runtime::start(&server, 30);
     publish(&context, 0..10).await;
     eventually("it waits for more", PATIENCE, || runtime.orders() == 10).await;
-    runtime.signal("-TERM");
+    runtime.signal(Signal::TERM);
     eventually("it drains", PATIENCE, || runtime.status().is_some_and(|status| status["phase"] == "Draining")).await;
 
     // They come to what was asked for before. Handed back at once, they would come there again.
@@ -78,9 +78,9 @@ async fn a_second_signal_does_not_wait_for_the_drain_and_a_drain_that_its_deadli
     let mut patient = Runtime::with(&server, "emails", 30, handler, &more(30, 30), secret.folder());
     publish(&context, 0..1).await;
     eventually("it is at work", PATIENCE, || patient.in_flight() == 1).await;
-    patient.signal("-TERM");
+    patient.signal(Signal::TERM);
     eventually("it drains", PATIENCE, || patient.status().is_some_and(|status| status["phase"] == "Draining")).await;
-    patient.signal("-TERM");
+    patient.signal(Signal::TERM);
     assert_eq!(patient.wait().code(), Some(143));
 
     let mut hurried = Runtime::with(&server, "emails", 30, handler, &more(3, 2), secret.folder());
@@ -88,7 +88,7 @@ async fn a_second_signal_does_not_wait_for_the_drain_and_a_drain_that_its_deadli
     eventually("it is at work", PATIENCE, || hurried.in_flight() == 1).await;
     // What became of the attempt cannot be recorded now, and that is tried for longer than the drain lasts.
     server.kill();
-    hurried.signal("-TERM");
+    hurried.signal(Signal::TERM);
     assert_eq!(hurried.wait().code(), Some(1));
 }
 
@@ -144,7 +144,7 @@ async fn a_paused_runtime_takes_nothing_says_what_waits_and_the_next_one_goes_on
     .await;
     assert!(paused.is_ready(), "it is as it was asked to be");
     assert_eq!(paused.total("deliveries"), 0);
-    paused.signal("-TERM");
+    paused.signal(Signal::TERM);
     assert_eq!(paused.wait().code(), Some(0));
 
     let next = start("");

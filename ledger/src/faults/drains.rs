@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use millrace_testkit::runtime::Runtime;
+use millrace_testkit::{runtime::Runtime, signal::Signal};
 
 use crate::{
     broker::{Kind, ORDERS},
@@ -82,7 +82,7 @@ async fn drain_one_after_the_other(scene: &Scene<'_>, count: u32) -> u32 {
     for _ in 0..count {
         let mut runtime = start(scene);
         wait::until("it is at work", PATIENCE, async || runtime.total("handled") > 0).await;
-        runtime.signal("-TERM");
+        runtime.signal(Signal::TERM);
         wait::until("the drain ends", PATIENCE, async || runtime.process.try_wait().unwrap().is_some()).await;
         assert_eq!(runtime.wait().code(), Some(0), "{}", runtime.log());
         clean += 1;

@@ -18,6 +18,7 @@ use millrace_testkit::{
     contract,
     redis_server::{DURABLE, RedisServer, write_secret},
     sample,
+    signal::Signal,
 };
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use tempfile::TempDir;
@@ -94,12 +95,12 @@ async fn a_server_that_hangs_or_dies_is_an_error_in_time_and_claims_are_there_wh
     let held = claimed(&store, "held").await;
     done(&store, "done").await;
 
-    server.signal("-STOP");
+    server.signal(Signal::STOP);
     let asked = Instant::now();
     let answer = store.claim(&key("hangs"), &WISH).await;
     assert!(matches!(answer, Err(StoreError::Unavailable(_))), "{answer:?}");
     assert!(asked.elapsed() < REQUEST_TIMEOUT + Duration::from_secs(1), "{:?}", asked.elapsed());
-    server.signal("-CONT");
+    server.signal(Signal::CONT);
     until_it_answers(&store).await;
     // It was heard in the end, by nobody: an attempt has not started.
     assert_eq!(claimed(&store, "hangs").await.record.attempts, 1);
