@@ -5,7 +5,8 @@ mod email;
 mod http;
 mod inventory;
 mod log;
-mod secret;
+
+pub use millrace_secret::MountedSecret;
 
 pub use crate::{
     analytics::{
@@ -19,7 +20,6 @@ pub use crate::{
     },
     inventory::InventoryHandler,
     log::{LogHandler, LogLevel},
-    secret::MountedSecret,
 };
 
 use millrace_core::outcome::Outcome;

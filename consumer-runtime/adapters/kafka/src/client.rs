@@ -3,10 +3,9 @@
 use std::fs;
 
 use millrace_core::health::Trouble;
+use millrace_secret::MountedSecret;
 use rdkafka::{ClientConfig, config::RDKafkaLogLevel};
 use sha2::{Digest, Sha256};
-
-use crate::secret::MountedSecret;
 
 /// How to connect.
 #[derive(Clone, Debug)]

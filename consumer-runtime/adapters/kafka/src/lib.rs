@@ -21,11 +21,12 @@ mod monitor;
 mod producer;
 mod reader;
 mod retention;
-mod secret;
 mod settler;
 mod start;
 mod trouble;
 mod worker;
+
+pub use millrace_secret::MountedSecret;
 
 pub use crate::{
     client::{Auth, ConnectionOptions, Mechanism, TlsOptions},
@@ -36,7 +37,6 @@ pub use crate::{
     monitor::LagProbe,
     reader::KafkaReader,
     retention::kept,
-    secret::MountedSecret,
     settler::KafkaSettler,
     start::{InitialPosition, KafkaOptions, KafkaSource, Timing, open},
 };

@@ -14,10 +14,11 @@ use millrace_core::{
     backoff::Backoff,
     health::{Health, Part, Trouble, TroubleReason},
 };
+use millrace_secret::MountedSecret;
 use tokio::sync::watch;
 use tracing::{info, warn};
 
-use crate::{credentials, secret::MountedSecret, tls, tls::TlsOptions};
+use crate::{credentials, tls, tls::TlsOptions};
 
 /// How to connect.
 #[derive(Clone, Debug)]

@@ -3,9 +3,8 @@
 
 use async_nats::{Auth, AuthError, ConnectOptions};
 use millrace_core::health::{Trouble, TroubleReason};
+use millrace_secret::MountedSecret;
 use nkeys::KeyPair;
-
-use crate::secret::MountedSecret;
 
 /// What a Secret holds.
 enum Credentials {

@@ -6,8 +6,9 @@ mod core;
 mod credentials;
 mod dead_letters;
 mod jetstream;
-mod secret;
 mod tls;
+
+pub use millrace_secret::MountedSecret;
 
 pub use crate::{
     connection::{Connection, ConnectionOptions, connect},
@@ -21,6 +22,5 @@ pub use crate::{
         settler::JetStreamSettler,
         setup::{InitialPosition, JetStreamOptions, JetStreamSource, set_up},
     },
-    secret::MountedSecret,
     tls::TlsOptions,
 };

@@ -5,8 +5,7 @@ use std::{error::Error, io};
 
 use async_nats::{ConnectOptions, rustls};
 use millrace_core::health::Trouble;
-
-use crate::secret::MountedSecret;
+use millrace_secret::MountedSecret;
 
 /// How the server is trusted, and how this side shows who it is.
 #[derive(Clone, Debug, Default)]

@@ -4,6 +4,7 @@ use std::{error::Error, sync::Arc, time::Duration};
 
 use deadpool_postgres::ClientWrapper;
 use millrace_core::health::{Trouble, TroubleReason};
+use millrace_secret::MountedSecret;
 use rustls::{
     ClientConfig, RootCertStore,
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
@@ -18,7 +19,7 @@ use tracing::debug;
 
 use crate::{
     pool::DatabaseOptions,
-    secret::{Described, MountedSecret},
+    secret::{Described, describe},
 };
 
 /// A server that is gone without a word is noticed by this much silence.
@@ -27,7 +28,7 @@ const KEEPALIVE: Duration = Duration::from_secs(15);
 /// Makes a connection.
 pub(crate) async fn connect(options: &DatabaseOptions) -> Result<ClientWrapper, Trouble> {
     let secret = &options.secret;
-    let mut described = secret.describe()?;
+    let mut described = describe(secret)?;
     described
         .config
         .application_name(&options.application_name)

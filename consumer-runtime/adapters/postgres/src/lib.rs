@@ -15,6 +15,7 @@ mod sweep;
 
 /// A transaction, as an [`Effect`] is given it.
 pub use deadpool_postgres::Transaction;
+pub use millrace_secret::MountedSecret;
 pub use tokio_postgres::Error as SqlError;
 
 pub use crate::{
@@ -22,6 +23,5 @@ pub use crate::{
     inbox::{Effect, EffectError, Inbox},
     pool::{Database, DatabaseOptions, Session},
     schema::Component,
-    secret::MountedSecret,
     store::PostgresStore,
 };

@@ -11,8 +11,9 @@ use deadpool::{
 };
 use deadpool_postgres::ClientWrapper;
 use millrace_core::health::Trouble;
+use millrace_secret::MountedSecret;
 
-use crate::{connect::connect, error::DatabaseError, secret::MountedSecret};
+use crate::{connect::connect, error::DatabaseError};
 
 /// A connection is used for this long, so that a change of the Secret, or of the host behind a name, reaches all of them.
 const CONNECTION_LIFETIME: Duration = Duration::from_secs(15 * 60);

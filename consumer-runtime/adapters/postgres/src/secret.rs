@@ -1,19 +1,9 @@
 //! The mounted Secret that describes the database. It is read again for each connection, so one that is rotated is used
 //! from the next connection on.
 
-use std::{fs, io, path::PathBuf};
-
 use millrace_core::health::{Trouble, TroubleReason};
+use millrace_secret::MountedSecret;
 use tokio_postgres::{Config, config::SslMode};
-
-/// A Secret, mounted as a directory with a file for each key.
-#[derive(Clone, Debug)]
-pub struct MountedSecret {
-    /// Its name, for messages.
-    pub name: String,
-    /// Where it is mounted.
-    pub directory: PathBuf,
-}
 
 /// What a Secret says of a database: whom to connect to and as whom, and how that is protected.
 pub(crate) struct Described {
@@ -24,104 +14,87 @@ pub(crate) struct Described {
     pub(crate) identity: Option<(String, String)>,
 }
 
-impl MountedSecret {
-    /// Reads what it says of a database.
-    pub(crate) fn describe(&self) -> Result<Described, Trouble> {
-        let (mut config, mode) = match self.read("url")? {
-            Some(url) => self.parse_url(&url)?,
-            None => (self.read_parts()?, self.read("sslmode")?),
-        };
-        config.ssl_mode(self.ssl_mode(mode.as_deref())?);
-        let identity = match (self.read("tls.crt")?, self.read("tls.key")?) {
-            (Some(certificate), Some(key)) => Some((certificate, key)),
-            (None, None) => None,
-            (Some(_), None) => return Err(self.lacks("tls.key")),
-            (None, Some(_)) => return Err(self.lacks("tls.crt")),
-        };
-        Ok(Described { config, authorities: self.read("ca.crt")?, identity })
-    }
+/// Reads what it says of a database.
+pub(crate) fn describe(secret: &MountedSecret) -> Result<Described, Trouble> {
+    let (mut config, mode) = match secret.read("url")? {
+        Some(url) => parse_url(secret, &url)?,
+        None => (read_parts(secret)?, secret.read("sslmode")?),
+    };
+    config.ssl_mode(ssl_mode(secret, mode.as_deref())?);
+    let identity = match (secret.read("tls.crt")?, secret.read("tls.key")?) {
+        (Some(certificate), Some(key)) => Some((certificate, key)),
+        (None, None) => None,
+        (Some(_), None) => return Err(secret.lacks("tls.key")),
+        (None, Some(_)) => return Err(secret.lacks("tls.crt")),
+    };
+    Ok(Described { config, authorities: secret.read("ca.crt")?, identity })
+}
 
-    /// The configuration that a URL stands for, and its `sslmode`. The words of TLS are taken out: they are ours to read,
-    /// and files that they may name are not here.
-    fn parse_url(&self, url: &str) -> Result<(Config, Option<String>), Trouble> {
-        // The library's own words might show a part of the URL.
-        let invalid =
-            || self.invalid("its key \"url\" is not a URL of the form postgres://user:password@host:5432/database");
-        if !url.starts_with("postgres://") && !url.starts_with("postgresql://") {
-            return Err(invalid());
-        }
-        let (base, query) = url.split_once('?').unwrap_or((url, ""));
-        let mut mode = None;
-        let mut kept = Vec::new();
-        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
-            match pair.split_once('=') {
-                Some(("sslmode", value)) => mode = Some(value.to_owned()),
-                Some(("sslrootcert" | "sslcert" | "sslkey", _)) => {}
-                _ => kept.push(pair),
-            }
-        }
-        let config: Config = format!("{base}?{}", kept.join("&")).parse().map_err(|_| invalid())?;
-        if config.get_hosts().is_empty() || config.get_user().is_none() {
-            return Err(invalid());
-        }
-        Ok((config, mode))
+/// The configuration that a URL stands for, and its `sslmode`. The words of TLS are taken out: they are ours to read,
+/// and files that they may name are not here.
+fn parse_url(secret: &MountedSecret, url: &str) -> Result<(Config, Option<String>), Trouble> {
+    // The library's own words might show a part of the URL.
+    let invalid =
+        || secret.invalid("its key \"url\" is not a URL of the form postgres://user:password@host:5432/database");
+    if !url.starts_with("postgres://") && !url.starts_with("postgresql://") {
+        return Err(invalid());
     }
-
-    fn read_parts(&self) -> Result<Config, Trouble> {
-        let required = |key: &str| self.read(key)?.ok_or_else(|| self.lacks(key));
-        let Some(host) = self.read("host")? else {
-            return Err(Trouble::new(
-                TroubleReason::SecretMissing,
-                format!(
-                    "secret {:?} does not exist or has neither the key \"url\" nor the keys host, user, password and \
-                     dbname; create it",
-                    self.name
-                ),
-            ));
-        };
-        let mut config = Config::new();
-        config.host(host).user(required("user")?).password(required("password")?).dbname(required("dbname")?);
-        if let Some(port) = self.read("port")? {
-            config.port(port.parse().map_err(|_| self.invalid("its key \"port\" is not a port number"))?);
-        }
-        Ok(config)
-    }
-
-    /// How the connection is protected: fully, unless the Secret says that it is not to be.
-    fn ssl_mode(&self, mode: Option<&str>) -> Result<SslMode, Trouble> {
-        match mode {
-            None | Some("require" | "verify-full") => Ok(SslMode::Require),
-            Some("disable") => Ok(SslMode::Disable),
-            Some(_) => Err(self.invalid(
-                "its sslmode must be verify-full or require, which both check the server's certificate and host name, \
-                 or disable",
-            )),
+    let (base, query) = url.split_once('?').unwrap_or((url, ""));
+    let mut mode = None;
+    let mut kept = Vec::new();
+    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+        match pair.split_once('=') {
+            Some(("sslmode", value)) => mode = Some(value.to_owned()),
+            Some(("sslrootcert" | "sslcert" | "sslkey", _)) => {}
+            _ => kept.push(pair),
         }
     }
-
-    /// What a key holds; nothing when the Secret does not have it.
-    fn read(&self, key: &str) -> Result<Option<String>, Trouble> {
-        match fs::read_to_string(self.directory.join(key)) {
-            Ok(value) if value.trim().is_empty() => Err(self.invalid(&format!("its key {key:?} is empty"))),
-            // An editor's newline at the end is not part of a password.
-            Ok(value) => Ok(Some(value.trim_end_matches(['\r', '\n']).to_owned())),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(self.invalid(&format!("failed to read its key {key:?}: {error}"))),
-        }
+    let config: Config = format!("{base}?{}", kept.join("&")).parse().map_err(|_| invalid())?;
+    if config.get_hosts().is_empty() || config.get_user().is_none() {
+        return Err(invalid());
     }
+    Ok((config, mode))
+}
 
-    fn lacks(&self, key: &str) -> Trouble {
-        let message = format!("secret {:?} does not exist or has no key {key:?}; add it", self.name);
-        Trouble::new(TroubleReason::SecretMissing, message)
+fn read_parts(secret: &MountedSecret) -> Result<Config, Trouble> {
+    let Some(host) = secret.read("host")? else {
+        return Err(Trouble::new(
+            TroubleReason::SecretMissing,
+            format!(
+                "secret {:?} does not exist or has neither the key \"url\" nor the keys host, user, password and \
+                 dbname; create it",
+                secret.name
+            ),
+        ));
+    };
+    let mut config = Config::new();
+    config
+        .host(host)
+        .user(secret.require("user")?)
+        .password(secret.require("password")?)
+        .dbname(secret.require("dbname")?);
+    if let Some(port) = secret.read("port")? {
+        config.port(port.parse().map_err(|_| secret.invalid("its key \"port\" is not a port number"))?);
     }
+    Ok(config)
+}
 
-    pub(crate) fn invalid(&self, problem: &str) -> Trouble {
-        Trouble::new(TroubleReason::SecretInvalid, format!("secret {:?} cannot be used: {problem}", self.name))
+/// How the connection is protected: fully, unless the Secret says that it is not to be.
+fn ssl_mode(secret: &MountedSecret, mode: Option<&str>) -> Result<SslMode, Trouble> {
+    match mode {
+        None | Some("require" | "verify-full") => Ok(SslMode::Require),
+        Some("disable") => Ok(SslMode::Disable),
+        Some(_) => Err(secret.invalid(
+            "its sslmode must be verify-full or require, which both check the server's certificate and host name, \
+             or disable",
+        )),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use tokio_postgres::config::Host;
 
     use super::*;
@@ -136,7 +109,7 @@ mod tests {
     }
 
     fn refused(keys: &[(&str, &str)]) -> (TroubleReason, String) {
-        let trouble = secret(keys).1.describe().err().expect("it is refused");
+        let trouble = describe(&secret(keys).1).err().expect("it is refused");
         (trouble.reason, trouble.message)
     }
 
@@ -152,7 +125,7 @@ mod tests {
             ("sslmode", "disable"),
         ]);
         for secret in [by_url, by_parts] {
-            let config = secret.describe().unwrap().config;
+            let config = describe(&secret).unwrap().config;
             assert_eq!(config.get_hosts(), [Host::Tcp("db.shop.svc".to_owned())]);
             assert_eq!((config.get_ports(), config.get_user()), (&[6432][..], Some("shop")));
             assert_eq!((config.get_password(), config.get_dbname()), (Some(&b"s3cret"[..]), Some("orders")));
@@ -169,7 +142,7 @@ mod tests {
             ("?connect_timeout=3&sslmode=disable", SslMode::Disable),
         ] {
             let (_folder, secret) = secret(&[("url", &format!("postgresql://a:b@c/d{suffix}"))]);
-            assert_eq!(secret.describe().unwrap().config.get_ssl_mode(), expected, "{suffix}");
+            assert_eq!(describe(&secret).unwrap().config.get_ssl_mode(), expected, "{suffix}");
         }
         let (reason, message) = refused(&[("url", "postgres://a:b@c/d?sslmode=prefer")]);
         assert_eq!(reason, TroubleReason::SecretInvalid);

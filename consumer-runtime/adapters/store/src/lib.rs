@@ -9,9 +9,11 @@ mod redis;
 mod server_time;
 mod unsure;
 
+pub use millrace_secret::MountedSecret;
+
 pub use crate::{
     embedded::{EmbeddedOptions, EmbeddedStore},
     jetstream_kv::{BucketOptions, JetStreamKvStore},
     memory::MemoryStore,
-    redis::{RedisOptions, RedisStore, secret::MountedSecret},
+    redis::{RedisOptions, RedisStore},
 };

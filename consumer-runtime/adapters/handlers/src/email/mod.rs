@@ -15,11 +15,11 @@ use millrace_core::{
     ports::{Context, Handler},
 };
 use millrace_events::{Event, Reason};
+use millrace_secret::MountedSecret;
 use tracing::debug;
 
 use crate::{
     email::transport::{Transport, TransportOptions},
-    secret::MountedSecret,
     shop_event,
 };
 

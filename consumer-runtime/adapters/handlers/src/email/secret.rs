@@ -5,8 +5,7 @@ use lettre::transport::smtp::{
     client::{Certificate, TlsParameters},
 };
 use millrace_core::health::Trouble;
-
-use crate::secret::MountedSecret;
+use millrace_secret::MountedSecret;
 
 /// What the Secret says.
 #[derive(Eq, PartialEq)]
@@ -39,7 +38,7 @@ impl SmtpSecret {
     /// Reads the Secret that is mounted there.
     pub(crate) fn read(mount: &MountedSecret) -> Result<Self, Trouble> {
         let key = |key: &str| mount.read(key);
-        let host = key("host")?.filter(|host| !host.is_empty()).ok_or_else(|| mount.lacks("host"))?;
+        let host = mount.require("host")?;
         let tls = match key("tls")?.as_deref() {
             None | Some("starttls") => TlsMode::StartTls,
             Some("implicit") => TlsMode::Implicit,

@@ -20,14 +20,12 @@ use lettre::{
     },
 };
 use millrace_core::health::Trouble;
+use millrace_secret::MountedSecret;
 use tokio::time::{Instant, timeout_at};
 
-use crate::{
-    email::{
-        failure::{SendError, Step},
-        secret::{Server, SmtpSecret},
-    },
-    secret::MountedSecret,
+use crate::email::{
+    failure::{SendError, Step},
+    secret::{Server, SmtpSecret},
 };
 
 /// Age at which a connection is not used again, so that a changed Secret is seen within this time.

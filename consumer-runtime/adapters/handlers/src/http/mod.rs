@@ -25,6 +25,7 @@ use millrace_core::{
     ports::{Context, Handler},
 };
 use millrace_events::{Event, Reason, TraceContext};
+use millrace_secret::MountedSecret;
 use url::Url;
 
 pub use crate::http::{
@@ -35,17 +36,14 @@ pub use crate::http::{
     tls::TlsOptions,
     transport::InvalidTarget,
 };
-use crate::{
-    http::{
-        failure::CallError,
-        guard::Guard,
-        request::Prepared,
-        resolve::GuardedResolver,
-        secrets::RequestSecrets,
-        tls::Tls,
-        transport::{Target, Transport},
-    },
-    secret::MountedSecret,
+use crate::http::{
+    failure::CallError,
+    guard::Guard,
+    request::Prepared,
+    resolve::GuardedResolver,
+    secrets::RequestSecrets,
+    tls::Tls,
+    transport::{Target, Transport},
 };
 
 /// The time that looking up and connecting may take at most, whatever an attempt may.

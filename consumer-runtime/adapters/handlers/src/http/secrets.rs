@@ -11,9 +11,10 @@ use hyper::{
     header::{HeaderName, HeaderValue},
 };
 use millrace_core::health::{Trouble, TroubleReason};
+use millrace_secret::MountedSecret;
 use tokio::time::Instant;
 
-use crate::{http::sign::SigningSecrets, secret::MountedSecret};
+use crate::http::sign::SigningSecrets;
 
 /// The time after which Secrets are read again: a few small files, and far less than the kubelet takes to bring a change.
 const FRESH_FOR: Duration = Duration::from_secs(1);

@@ -3,13 +3,12 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use millrace_core::health::{Trouble, TroubleReason};
+use millrace_secret::MountedSecret;
 use tokio_rustls::rustls::{
     self, ClientConfig, RootCertStore,
     crypto::ring,
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
 };
-
-use crate::secret::MountedSecret;
 
 /// How the receiver is trusted, and how this side shows who it is.
 #[derive(Clone, Debug, Default)]

@@ -10,6 +10,7 @@ use tracing::info;
 use crate::redis::{
     RedisOptions,
     durability::{ServerWords, durability},
+    secret,
 };
 
 /// One connection that all requests share.
@@ -73,7 +74,7 @@ impl Link {
         let timeout = self.options.request_timeout;
         let config =
             AsyncConnectionConfig::new().set_connection_timeout(Some(timeout)).set_response_timeout(Some(timeout));
-        let client = self.options.secret.client()?;
+        let client = secret::client(&self.options.secret)?;
         let address = client.get_connection_info().addr().to_string();
         let mut connection = client
             .get_multiplexed_async_connection_with_config(&config)

@@ -16,13 +16,10 @@ use millrace_core::{
     key::Key,
     ports::{Claim, Claimed, IdempotencyStore, StoreError},
 };
+use millrace_secret::MountedSecret;
 use tokio::time::timeout;
 
-use crate::{
-    lifetime::lifetime,
-    redis::{link::Link, secret::MountedSecret},
-    unsure::Unsure,
-};
+use crate::{lifetime::lifetime, redis::link::Link, unsure::Unsure};
 
 /// Tries to claim while others write the same entry.
 const CLAIM_TRIES: u32 = 4;
