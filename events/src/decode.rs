@@ -13,7 +13,7 @@ use serde_json::value::RawValue;
 use crate::{
     error::DecodeError,
     event::{self, Event},
-    headers::Headers,
+    headers::{Headers, UNREADABLE},
     id::EventId,
     json,
     origin::{BrokerKind, Origin},
@@ -93,6 +93,9 @@ impl Event {
     /// # Errors
     /// Says what is wrong; [`DecodeError::reason`] is the reason of the dead letter.
     pub fn decode(headers: &Headers, payload: &Bytes, origin: &Origin) -> Result<Self, DecodeError> {
+        if headers.get(UNREADABLE).is_some() {
+            return Err(DecodeError::Headers);
+        }
         let content_type = headers.get_str("content-type").unwrap_or_default();
         if content_type.to_ascii_lowercase().starts_with("application/cloudevents") {
             return Structured::read(payload);

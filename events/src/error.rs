@@ -11,6 +11,12 @@ pub enum DecodeError {
     /// The payload is not one JSON document.
     #[error("failed to read the payload as JSON: {0}")]
     Json(#[source] serde_json::Error),
+    /// The client of the broker cannot read the headers.
+    #[error(
+        "the headers cannot be read; its publisher is to write them as lines of \"name: value\" in UTF-8, with names of \
+         printable ASCII"
+    )]
+    Headers,
     /// A CloudEvents attribute is missing, or is no text.
     #[error("the CloudEvents attribute {0:?} is missing or not text")]
     Attribute(&'static str),
@@ -55,7 +61,9 @@ impl DecodeError {
     /// The reason that the dead letter gets.
     pub fn reason(&self) -> Reason {
         match self {
-            Self::Empty | Self::Json(_) | Self::Attribute(_) | Self::Ambiguous(_) | Self::Time => Reason::Undecodable,
+            Self::Empty | Self::Json(_) | Self::Headers | Self::Attribute(_) | Self::Ambiguous(_) | Self::Time => {
+                Reason::Undecodable
+            }
             Self::MissingId | Self::Id(_) => Reason::InvalidId,
             Self::SpecVersion(_) | Self::EventVersion(_) => Reason::UnsupportedVersion,
             Self::Type(_) => Reason::UnsupportedType,

@@ -2,6 +2,10 @@
 
 use bytes::Bytes;
 
+/// Says that the headers of a message cannot be read, and holds what stands there, in base64. An adapter puts it in the
+/// place of all others.
+pub const UNREADABLE: &str = "millrace-unreadable";
+
 /// The headers of a message, in order. A name may occur more than once; values are bytes and may be anything.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Headers(Vec<(String, Bytes)>);

@@ -24,7 +24,7 @@ pub use crate::{
     dead_letter::{DeadLetter, DeadLetterError},
     error::{DecodeError, EncodeError},
     event::Event,
-    headers::Headers,
+    headers::{Headers, UNREADABLE},
     id::{EventId, InvalidId},
     money::{InvalidMoney, Money},
     origin::{BrokerKind, Origin},

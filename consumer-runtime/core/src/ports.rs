@@ -26,6 +26,12 @@ pub trait Reader: Send {
     /// says that there is no use in it.
     async fn next_batch(&mut self, budget: Budget) -> Result<Vec<Delivery>, ReadError>;
 
+    /// Returns when the broker's client has failed for good, and why. Waited for while nothing is taken; an adapter whose client
+    /// cannot fail so never returns. Cancel safe.
+    async fn failed(&mut self) -> String {
+        std::future::pending().await
+    }
+
     /// Asks the broker for nothing more, and returns what comes all the same, batch by batch; `None` when nothing more
     /// can come. The caller hands that back. Cancel safe.
     async fn rest(&mut self) -> Option<Vec<Delivery>>;

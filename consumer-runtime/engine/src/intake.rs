@@ -4,6 +4,7 @@ use millrace_core::{
     delivery::Delivery,
     health::{Part, Trouble, TroubleReason},
     ports::{ReadError, Reader, StoreError},
+    window::Budget,
 };
 use tracing::{info, warn};
 
@@ -14,11 +15,12 @@ use crate::shared::Shared;
 pub(crate) async fn take(shared: &Shared, reader: &mut dyn Reader) -> String {
     let mut failures = 0;
     loop {
-        shared.store_gate.wait(true).await;
-        shared.handler_gate.wait(true).await;
-        shared.circuit.gate.wait(true).await;
-        shared.pause_gate.wait(true).await;
-        let mut budget = shared.room().await;
+        let mut budget = tokio::select! {
+            biased;
+            budget = room(shared) => budget,
+            // What is waited for may be waiting for the client.
+            reason = reader.failed() => return reason,
+        };
         if shared.circuit.is_probing() {
             budget.messages = 1;
         }
@@ -45,6 +47,15 @@ pub(crate) async fn take(shared: &Shared, reader: &mut dyn Reader) -> String {
             }
         }
     }
+}
+
+/// The room that there is, once everything works that handles what is taken.
+async fn room(shared: &Shared) -> Budget {
+    shared.store_gate.wait(true).await;
+    shared.handler_gate.wait(true).await;
+    shared.circuit.gate.wait(true).await;
+    shared.pause_gate.wait(true).await;
+    shared.room().await
 }
 
 /// 2 register: a copy of what is at work here already is dropped.

@@ -295,6 +295,15 @@ impl KafkaPublisher {
             .fold(OwnedHeaders::new(), |all, (key, value)| all.insert(Header { key, value: Some(value.as_ref()) }));
         let mut record: BaseRecord<'_, [u8], [u8]> = BaseRecord::to(topic).headers(headers);
         (record.key, record.payload) = (key, payload);
+        self.enqueue(record);
+    }
+
+    /// Publishes with this time of its making, in milliseconds since 1970.
+    pub fn send_at(&self, topic: &str, milliseconds: i64, payload: &[u8]) {
+        self.enqueue(BaseRecord::to(topic).timestamp(milliseconds).payload(payload));
+    }
+
+    fn enqueue(&self, mut record: BaseRecord<'_, [u8], [u8]>) {
         while let Err((_, refused)) = self.0.send(record) {
             // Its queue is full.
             record = refused;

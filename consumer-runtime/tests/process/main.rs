@@ -15,3 +15,4 @@ mod stop;
 mod stores;
 mod support;
 mod traces;
+mod unreadable;

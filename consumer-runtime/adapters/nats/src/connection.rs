@@ -70,6 +70,13 @@ impl Connection {
         }
     }
 
+    /// Returns when the client has ended: the task that makes its connections is gone, and none will be made again.
+    pub(crate) async fn ended(&self) -> String {
+        let mut generation = self.generation.clone();
+        while generation.changed().await.is_ok() {}
+        "the task of the NATS client has ended".to_owned()
+    }
+
     /// The trouble that a failed request stands for: a refusal where the server sent one, else `otherwise`.
     pub(crate) fn trouble_or(&self, otherwise: Trouble) -> Trouble {
         let refusal = self.refusal.lock().unwrap_or_else(PoisonError::into_inner).take();

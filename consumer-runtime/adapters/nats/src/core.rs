@@ -108,7 +108,8 @@ impl Reader for CoreReader {
             }
         };
         let Some(first) = first else {
-            return Err(ReadError::ForNow("the subscriptions ended".to_owned()));
+            // They outlive every connection but not the task that makes these.
+            return Err(ReadError::Fatal("the subscriptions ended".to_owned()));
         };
         let mut batch = vec![self.delivery(first)];
         // No await from here on: what is taken off the subscriptions is returned.
@@ -119,6 +120,10 @@ impl Reader for CoreReader {
             batch.push(self.delivery(message));
         }
         Ok(batch)
+    }
+
+    async fn failed(&mut self) -> String {
+        self.connection.ended().await
     }
 
     async fn rest(&mut self) -> Option<Vec<Delivery>> {

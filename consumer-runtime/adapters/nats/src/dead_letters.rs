@@ -72,11 +72,15 @@ fn failed(error: impl std::fmt::Display) -> DeadLetterError {
     DeadLetterError(error.to_string())
 }
 
+/// Most bytes of the headers of a message in a stream (`JSStreamHeaderExceedsMaximumErr` of nats-server).
+const HEADER_BYTES_MAX: usize = 65_535;
+
 /// The dead letter as it is sent: within what the server takes, so that one too large cannot come back for ever.
 fn encode(connection: &Connection, options: &DeadLetterOptions, dead_letter: &DeadLetter) -> (HeaderMap, Bytes) {
     let limit = options.max_bytes.min(connection.client.server_info().max_payload);
     let (headers, payload) = dead_letter.encode();
-    if headers.wire_size().saturating_add(payload.len()) <= limit {
+    let header_bytes = headers.wire_size();
+    if header_bytes <= HEADER_BYTES_MAX && header_bytes.saturating_add(payload.len()) <= limit {
         return (headers_to(&headers), payload);
     }
     let (headers, payload) = dead_letter.encode_by_reference();

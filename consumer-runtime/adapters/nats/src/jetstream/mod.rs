@@ -9,3 +9,4 @@ mod pull;
 pub(crate) mod reader;
 pub(crate) mod settler;
 pub(crate) mod setup;
+pub(crate) mod unreadable;

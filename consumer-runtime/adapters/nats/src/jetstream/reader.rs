@@ -4,7 +4,7 @@
 //! share a durable: it believes that its pull is still known to the server. Here a new connection and two missed
 //! heartbeats both make the reader ask again, after it has used what had come.
 
-use std::sync::Arc;
+use std::{collections::VecDeque, sync::Arc};
 
 use async_nats::{Message, Subscriber};
 use async_trait::async_trait;
@@ -27,6 +27,7 @@ use crate::{
         pin::Pinned,
         pull::{Pulls, Status},
         setup::Durable,
+        unreadable::Lookout,
     },
 };
 
@@ -45,6 +46,12 @@ pub struct JetStreamReader {
     pinned: Option<Pinned>,
     /// Set when the durable must start again before the next pull.
     start_again: bool,
+    lookout: Lookout,
+    /// Set when what is not settled is to be looked through before the next pull. It is at first: such a message may have
+    /// ended the process before this one.
+    look: bool,
+    /// What was found by that, and not handed on yet.
+    found: VecDeque<Delivery>,
 }
 
 struct Subscription {
@@ -58,6 +65,7 @@ impl JetStreamReader {
         stream: String,
         acks: Arc<Acks>,
         pinned: Option<Pinned>,
+        lookout: Lookout,
         clock: Arc<dyn Clock>,
         health: Arc<Health>,
     ) -> Self {
@@ -72,6 +80,9 @@ impl JetStreamReader {
             check_durable: false,
             pinned,
             start_again: false,
+            lookout,
+            look: true,
+            found: VecDeque::new(),
         }
     }
 
@@ -84,6 +95,14 @@ impl JetStreamReader {
             }
             self.check_durable = false;
         }
+        if self.look {
+            match self.lookout.look(self.clock.monotonic()).await {
+                Ok(found) => self.found.extend(found),
+                // What cannot be looked for may still not be there.
+                Err(error) => warn!(error, "failed to look for events whose headers cannot be read"),
+            }
+            self.look = false;
+        }
         if let Some(pinned) = self.pinned.as_ref().filter(|_| self.start_again) {
             // The inbox is left first, so that nothing of before is taken for what comes now.
             self.subscription = None;
@@ -94,8 +113,9 @@ impl JetStreamReader {
         if self.subscription.is_none() {
             let client = &self.durable.connection.client;
             let inbox = client.new_inbox();
+            // It only hands the word on to the task of the connection: a refusal is that task's end.
             let messages =
-                client.subscribe(inbox.clone()).await.map_err(|error| ReadError::ForNow(error.to_string()))?;
+                client.subscribe(inbox.clone()).await.map_err(|error| ReadError::Fatal(error.to_string()))?;
             self.subscription = Some(Subscription { inbox, messages });
         }
         Ok(())
@@ -162,6 +182,9 @@ impl Reader for JetStreamReader {
     async fn next_batch(&mut self, budget: Budget) -> Result<Vec<Delivery>, ReadError> {
         loop {
             self.prepare().await?;
+            if let Some(found) = self.found.pop_front() {
+                return Ok(vec![found]);
+            }
             self.pull(budget).await?;
             let patience = self.pulls.patience(self.clock.monotonic());
             let Some(subscription) = &mut self.subscription else {
@@ -176,6 +199,7 @@ impl Reader for JetStreamReader {
                     debug!("a new connection: asking again");
                     self.pulls.forget();
                     self.acks.send_again().await;
+                    self.look |= self.lookout.connected_again(self.clock.monotonic());
                     continue;
                 }
                 () = tokio::time::sleep(patience) => {
@@ -214,6 +238,10 @@ impl Reader for JetStreamReader {
                 return Ok(batch);
             }
         }
+    }
+
+    async fn failed(&mut self) -> String {
+        self.durable.connection.ended().await
     }
 
     async fn rest(&mut self) -> Option<Vec<Delivery>> {

@@ -23,6 +23,7 @@ use crate::{
         pin::{GROUP, Pinned},
         reader::JetStreamReader,
         settler::JetStreamSettler,
+        unreadable::Lookout,
     },
 };
 
@@ -99,7 +100,9 @@ pub async fn set_up(
     let acks = Arc::new(Acks::new(connection.clone(), options.ack_wait));
     let settler = JetStreamSettler::new(connection.clone(), options.ack_wait, Arc::clone(&acks), pinned.clone());
     let lag = LagProbe::new(connection.clone(), &stream, &options.durable, options.dead_letter_subject.clone());
-    let reader = JetStreamReader::new(durable, stream.clone(), acks, pinned, Arc::clone(clock), Arc::clone(health));
+    let lookout = Lookout::new(connection.clone(), &stream, &options.durable, &options.subjects);
+    let reader =
+        JetStreamReader::new(durable, stream.clone(), acks, pinned, lookout, Arc::clone(clock), Arc::clone(health));
     Ok(JetStreamSource { reader, settler, lag, stream, kept })
 }
 
