@@ -38,6 +38,12 @@ ledger: tools programs ## 50,000 events on each broker in a storm of kills, zomb
 faults: tools programs ## Single faults with their bounds: store away, receiver failing, memory, crash, drains. CASES
 	@cargo run --quiet --locked -p millrace-ledger --bin faults -- $(RELEASE) $(CASES)
 
+scale: tools programs ## COUNT consumers, 10,000 when not given, on a real API server: time, writes, memory, edits
+	@cargo run --quiet --locked -p millrace-operator-trials --bin scale -- $(RELEASE)/operator $(COUNT)
+
+operator-faults: tools ## The operator: a crash after every write, lost notifications, old views, an API server that goes
+	@cargo run --quiet --locked -p millrace-operator-trials --bin operator-faults
+
 programs: ## Operator, runtimes and producer as they are in their images
 	@deploy/images/programs
 
@@ -59,4 +65,4 @@ cluster-down: ## Takes it down and leaves nothing behind
 tools: ## Builds the pinned tools that are missing
 	@deploy/tools/get nats-server kafka mailpit redis-server postgresql etcd kubernetes helm cargo-nextest >/dev/null
 
-.PHONY: help demo test check unit e2e footprint ledger faults programs bench-smoke bench images cluster-up cluster-down tools
+.PHONY: help demo test check unit e2e footprint ledger faults scale operator-faults programs bench-smoke bench images cluster-up cluster-down tools

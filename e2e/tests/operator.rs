@@ -93,13 +93,12 @@ fn a_consumer_is_applied_changed_repaired_and_deleted_and_costs_nothing_in_quiet
     shop.wait_ready("order-log");
 
     // A minute of quiet: no write, seen in the versions of everything that the operator writes.
-    // Other controllers write the status of Deployments and budgets: of those the generation counts.
+    // Other controllers write the status of Deployments: of those the generation counts.
     let versions = || {
         [
             ("evc/order-log", "resourceVersion"),
             ("configmap/order-log", "resourceVersion"),
             ("serviceaccount/order-log", "resourceVersion"),
-            ("pdb/order-log", "generation"),
             ("deployment/order-log", "generation"),
         ]
         .map(|(what, version)| get(&[what]).unwrap()["metadata"][version].clone())

@@ -7,7 +7,12 @@ use kube::{
     runtime::events::{Recorder, Reporter},
 };
 
-use crate::{build::Settings, error::Error, pace::Memory, probe::Probe, telemetry::Metrics};
+use tokio::sync::Notify;
+
+use crate::{
+    build::Settings, caches::Caches, error::Error, gate::Gate, key::Key, pace::Memory, poll::Reports, probe::Probe,
+    queue::Queue, telemetry::Metrics,
+};
 
 /// The time that the API server has for one answer.
 const API_TIMEOUT: Duration = Duration::from_secs(15);
@@ -21,14 +26,26 @@ pub struct Context {
     pub client: Client,
     /// What is the same for all consumers.
     pub settings: Settings,
+    /// What is known of everything that is watched.
+    pub caches: Caches,
+    /// Wakes who waits for the first lists.
+    pub sighted: Notify,
+    /// Consumers to look at.
+    pub queue: Queue,
+    /// Consumers whose pods are to be asked how they are.
+    pub polls: Queue,
+    /// What they have said.
+    pub reports: Reports,
+    /// Whether the API server can be asked.
+    pub gate: Gate,
     /// Asks pods how they are.
     pub probe: Probe,
     /// Writes Kubernetes Events.
     pub recorder: Recorder,
     /// Figures of the operator.
     pub metrics: Metrics,
-    /// Failures in a row, by the uid of the object. Only objects that exist and fail have an entry.
-    pub failures: Mutex<HashMap<String, u32>>,
+    /// Failures in a row. Only consumers that exist and fail have an entry.
+    pub failures: Mutex<HashMap<Key, u32>>,
     /// What is remembered of consumers that scale by their lag.
     pub memory: Mutex<Memory>,
 }
@@ -39,6 +56,12 @@ impl Context {
         let reporter = Reporter { controller: FIELD_MANAGER.to_owned(), instance: std::env::var("POD_NAME").ok() };
         Self {
             recorder: Recorder::new(client.clone(), reporter),
+            caches: Caches::default(),
+            sighted: Notify::new(),
+            queue: Queue::default(),
+            polls: Queue::default(),
+            reports: Reports::default(),
+            gate: Gate::default(),
             probe: Probe::new(),
             failures: Mutex::default(),
             memory: Mutex::default(),

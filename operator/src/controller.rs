@@ -1,4 +1,4 @@
-//! Watches, and one reconcile as a straight line.
+//! The operator as a whole, and one look at a consumer as a straight line.
 
 use std::{
     net::SocketAddr,
@@ -6,60 +6,60 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures::StreamExt;
+use futures::{FutureExt as _, future::Shared};
 use jiff::Timestamp;
-use k8s_openapi::api::{
-    apps::v1::Deployment,
-    core::v1::{ConfigMap, Pod, ServiceAccount},
-    policy::v1::PodDisruptionBudget,
-};
 use kube::{
     Api, Client, Resource, ResourceExt as _,
-    api::{Patch, PatchParams},
-    core::{DeserializeGuard, NamespaceResourceScope},
-    runtime::{
-        Controller,
-        controller::{self, Action},
-        watcher,
-    },
+    api::{ApiResource, DynamicObject, Patch, PatchParams},
+    core::DeserializeGuard,
 };
-use millrace_config::{RunState, status::StatusReport};
+use millrace_config::RunState;
 use millrace_operator_api::{EventConsumer, EventConsumerStatus, ScalingMode};
 use serde_json::json;
-use tokio::signal::unix::{SignalKind, signal};
-use tracing::{error, info, warn};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    task::JoinSet,
+};
+use tracing::{info, warn};
 
 use crate::{
     apply::apply,
     build::{Settings, build},
+    caches::watch_all,
     context::{Context, FIELD_MANAGER, answered},
     error::Error,
-    fetch::{self, Children},
+    fetch::{self, Children, Pods},
     finalize::{finalize, keep_finalizer},
-    lag,
+    key::Key,
+    known::{Child, Consumer, Looked},
+    lag, poll,
+    queue::Lane,
     scaling::{Decision, Observed, decide},
     serve,
-    status::{Seen, status},
+    status::{Seen, status, unreadable},
     telemetry::Metrics,
     transitions,
     validate::{Valid, validate},
+    work::work,
 };
 
-/// A watch that says nothing for this long is made anew: it may have died without a word.
-const WATCH_TIMEOUT_SECONDS: u32 = 60;
+/// Looks at once. Each waits for the API server most of its time, which serves many more; and each takes little memory.
+const CONCURRENCY: usize = 16;
 
-/// Reconciles at once. Enough for thousands of objects, and few enough to be kind to the API server.
-const CONCURRENCY: u16 = 8;
+/// The time that one look may take.
+const LOOK_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// The time that one reconcile may take.
-const RECONCILE_TIMEOUT: Duration = Duration::from_secs(60);
+/// How soon a consumer is looked at of which nobody tells anything. It writes nothing; what it finds is a defect of ours.
+const LOOK_INTERVAL: Duration = Duration::from_secs(600);
 
-/// How soon pods are asked again while a consumer is not ready, and when it is.
-const UNSETTLED_INTERVAL: Duration = Duration::from_secs(3);
-const SETTLED_INTERVAL: Duration = Duration::from_secs(10);
+/// How soon a child is looked for again whose name somebody else has.
+const NAME_TAKEN_INTERVAL: Duration = Duration::from_secs(300);
 
-/// The longest pause after failures in a row.
+/// Pauses after failures in a row: the first, the longest, and the longest where a right or a quota is missing, which
+/// somebody is about to mend.
+const FAILURE_PAUSE_MIN: Duration = Duration::from_secs(1);
 const FAILURE_PAUSE_MAX: Duration = Duration::from_secs(300);
+const REFUSED_PAUSE_MAX: Duration = Duration::from_secs(30);
 
 /// Runs the operator until SIGTERM.
 pub async fn run(settings: Settings, namespace: Option<String>, listen: SocketAddr) -> Result<(), Error> {
@@ -70,7 +70,6 @@ pub async fn run(settings: Settings, namespace: Option<String>, listen: SocketAd
     let metrics = Metrics::default();
     let mut terminate = signal(SignalKind::terminate())?;
     info!(version = env!("CARGO_PKG_VERSION"), images = ?settings.images, "starting");
-    let alive = watch_for_life(scoped(&client, namespace.as_deref()), metrics.clone());
     let context = Context::new(client, settings, metrics.clone());
     let stop = async move {
         terminate.recv().await;
@@ -78,116 +77,149 @@ pub async fn run(settings: Settings, namespace: Option<String>, listen: SocketAd
     };
     tokio::select! {
         () = reconcile_all(context, namespace, stop) => Ok(()),
-        () = alive => Ok(()),
         served = serve::serve(listener, metrics) => served.map_err(Error::from),
     }
 }
 
-/// Reconciles every object, in `namespace` or everywhere, until `stop` is ready and what is at work has ended.
+/// Reconciles every consumer, in `namespace` or everywhere, until `stop` is ready and what is at work has ended.
 pub async fn reconcile_all(
     context: Context,
     namespace: Option<String>,
     stop: impl Future<Output = ()> + Send + Sync + 'static,
 ) {
-    let (client, namespace) = (context.client.clone(), namespace.as_deref());
-    let api: Api<DeserializeGuard<EventConsumer>> = scoped(&client, namespace);
-    let config = watcher::Config::default().timeout(WATCH_TIMEOUT_SECONDS);
-    Controller::new(api, config.clone())
-        .owns(scoped::<ServiceAccount>(&client, namespace), config.clone())
-        .owns(scoped::<ConfigMap>(&client, namespace), config.clone())
-        .owns(scoped::<PodDisruptionBudget>(&client, namespace), config.clone())
-        .owns(scoped::<Deployment>(&client, namespace), config)
-        .with_config(controller::Config::default().concurrency(CONCURRENCY))
-        .graceful_shutdown_on(stop)
-        .run(reconcile, error_policy, Arc::new(context))
-        .for_each(|result| async move {
-            if let Err(error) = result {
-                warn!(%error, "controller");
-            }
-        })
-        .await;
-}
-
-fn scoped<K>(client: &Client, namespace: Option<&str>) -> Api<K>
-where
-    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
-{
-    match namespace {
-        Some(namespace) => Api::namespaced(client.clone(), namespace),
-        None => Api::all(client.clone()),
+    let context = Arc::new(context);
+    let stop = stop.boxed().shared();
+    let mut watches = JoinSet::new();
+    watch_all(&context, namespace.as_deref(), &mut watches);
+    if !all_listed(&context, stop.clone()).await {
+        return;
     }
+    info!(consumers = context.caches.consumers.len(), "everything is listed");
+    let looks = |key| look(Arc::clone(&context), key);
+    let polls = |key| poll::poll(Arc::clone(&context), key);
+    tokio::join!(
+        work(&context.queue, CONCURRENCY, Some(&context.gate), looks, stop.clone()),
+        work(&context.polls, poll::CONCURRENCY, None, polls, stop),
+    );
 }
 
-/// Asks the API server for next to nothing, now and then, so that silence can be told from quiet.
-async fn watch_for_life(api: Api<DeserializeGuard<EventConsumer>>, metrics: Metrics) {
-    let mut ticks = tokio::time::interval(Duration::from_secs(30));
+/// Waits until everything has been listed once: what is not known yet must not be taken for not there. `false` when it is to
+/// stop before that.
+async fn all_listed(context: &Context, stop: Shared<impl Future<Output = ()>>) -> bool {
     loop {
-        ticks.tick().await;
-        let one = kube::api::ListParams::default().limit(1);
-        if answered("list one EventConsumer", api.list_metadata(&one)).await.is_ok() {
-            metrics.alive();
+        let sighted = context.sighted.notified();
+        if context.caches.are_ready() {
+            return true;
+        }
+        tokio::select! {
+            () = sighted => {}
+            () = stop.clone() => return false,
         }
     }
 }
 
-async fn reconcile(object: Arc<DeserializeGuard<EventConsumer>>, context: Arc<Context>) -> Result<Action, Error> {
-    let started = tokio::time::Instant::now();
-    let result = match tokio::time::timeout(RECONCILE_TIMEOUT, Box::pin(reconcile_guarded(&object, &context))).await {
-        Ok(result) => result,
-        Err(_) => Err(Error::TimedOut("reconcile")),
-    };
+/// One look at one consumer, and when the next is due.
+async fn look(context: Arc<Context>, key: Key) {
+    let started = Instant::now();
+    let Some(known) = context.caches.consumers.get(&key) else { return forget(&context, &key) };
+    let limited = tokio::time::timeout(LOOK_TIMEOUT, Box::pin(look_at(&context, &key, &known))).await;
+    let result = limited.unwrap_or(Err(Error::TimedOut("reconcile")));
     context.metrics.reconciled(result.as_ref().err().map(Error::category), started.elapsed());
-    let mut failures = context.failures.lock().unwrap_or_else(PoisonError::into_inner);
-    if let (Ok(_), Some(uid)) = (&result, object.uid()) {
-        failures.remove(&uid);
-    }
-    result
-}
-
-/// An object that cannot be read must not stop the others: it is told about in the log and left alone until it changes.
-async fn reconcile_guarded(object: &DeserializeGuard<EventConsumer>, context: &Context) -> Result<Action, Error> {
-    match &object.0 {
-        Ok(object) if object.metadata.deletion_timestamp.is_some() => Box::pin(finalize(context, object)).await,
-        Ok(object) => Box::pin(reconcile_one(object, context)).await,
-        Err(invalid) => {
-            error!(name = object.name_any(), namespace = object.namespace(), error = %invalid.error, "an EventConsumer cannot be read");
-            Ok(Action::await_change())
+    let after = match result {
+        Ok(after) => {
+            context.gate.answered();
+            context.failures.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
+            after.unwrap_or_else(|| jittered(LOOK_INTERVAL))
         }
+        Err(error) if error.is_silence() => {
+            context.gate.silent();
+            warn!(%key, %error, "the API server does not answer");
+            // It is looked at as soon as the gate opens: the object has done nothing.
+            FAILURE_PAUSE_MIN
+        }
+        Err(error) => pause(&context, &key, &error),
+    };
+    context.queue.push_at(&key, tokio::time::Instant::now() + after);
+}
+
+/// Failures of one consumer in a row make its pauses longer, and nobody else's.
+fn pause(context: &Context, key: &Key, error: &Error) -> Duration {
+    let mut all = context.failures.lock().unwrap_or_else(PoisonError::into_inner);
+    let failures = all.entry(key.clone()).or_default();
+    *failures = failures.saturating_add(1);
+    warn!(%key, %error, failures = *failures, "reconcile failed");
+    let longest = if error.category() == "forbidden" { REFUSED_PAUSE_MAX } else { FAILURE_PAUSE_MAX };
+    jittered(FAILURE_PAUSE_MIN.saturating_mul(2_u32.saturating_pow((*failures).min(16))).min(longest))
+}
+
+fn jittered(duration: Duration) -> Duration {
+    duration.saturating_add(duration.mul_f64(fastrand::f64() / 5.0))
+}
+
+fn forget(context: &Context, key: &Key) {
+    context.failures.lock().unwrap_or_else(PoisonError::into_inner).remove(key);
+    context.reports.forget(key);
+    context.polls.forget(key);
+}
+
+/// A consumer that cannot be read must not stop the others, and is told so.
+async fn look_at(context: &Context, key: &Key, known: &Consumer) -> Result<Option<Duration>, Error> {
+    match known.look()? {
+        Looked::Readable(object) if object.metadata.deletion_timestamp.is_some() => finalize(context, &object).await,
+        Looked::Readable(object) => reconcile(context, key, &object).await,
+        Looked::Unreadable { why } => tell_unreadable(context, key, &why).await.map(|()| None),
     }
 }
 
-async fn reconcile_one(object: &EventConsumer, context: &Context) -> Result<Action, Error> {
-    let is_new = object.status.as_ref().and_then(|status| status.observed_generation) != object.metadata.generation;
-    let first = if is_new { Some(write_status(context, object, &Seen::New).await?) } else { None };
-    let object = &EventConsumer { status: first.or_else(|| object.status.clone()), ..object.clone() };
-    match Box::pin(carry_out(object, context)).await {
-        Ok(action) => Ok(action),
+async fn reconcile(context: &Context, key: &Key, object: &EventConsumer) -> Result<Option<Duration>, Error> {
+    match Box::pin(carry_out(context, key, object)).await {
+        Ok(()) => Ok(None),
+        // Where the API server is silent there is nobody to write to, and of one that is gone nothing to write.
+        Err(error) if error.is_silence() || matches!(error, Error::Outdated) => Err(error),
         Err(error) => {
             write_status(context, object, &Seen::Failed(&error)).await?;
-            if error.is_transient() { Err(error) } else { Ok(Action::requeue(FAILURE_PAUSE_MAX)) }
+            match error {
+                Error::NotOurs { .. } => Ok(Some(NAME_TAKEN_INTERVAL)),
+                error if error.is_transient() => Err(error),
+                _ => Ok(None),
+            }
         }
     }
 }
 
 /// validate → fetch → build → apply → status.
-async fn carry_out(object: &EventConsumer, context: &Context) -> Result<Action, Error> {
+async fn carry_out(context: &Context, key: &Key, object: &EventConsumer) -> Result<(), Error> {
     let mut valid: Valid = validate(object)?;
     keep_finalizer(context, object).await?;
-    let children = Box::pin(fetch::children(context, &valid)).await?;
-    let pods = fetch::pods(context, &valid.namespace, &valid.name).await?;
-    let reports = context.probe.reports(&pods).await;
-    let pods: Vec<_> = pods.into_iter().zip(reports).collect();
-    let scaled = scale(object, context, &valid, &children, &pods);
+    let children = fetch::children(context, &valid)?;
+    let pods = fetch::pods(context, key)?;
+    let scaled = scale(object, context, &valid, &children, &pods)?;
     if let Some(decision) = scaled {
         valid.replicas = decision.replicas;
     }
     let desired = build(&valid, &context.settings)?;
     let deployment = apply(context, &valid, &desired, &children).await?;
-    let seen = Seen::Applied { deployment: &deployment, pods: &pods, scaled: scaled.map(|decision| decision.reason) };
+    let seen =
+        Seen::Applied { deployment: &deployment, pods: &pods.pods, scaled: scaled.map(|decision| decision.reason) };
     let status = write_status(context, object, &seen).await?;
     let ready = status.conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True");
-    let settled = ready && valid.scaling.mode != ScalingMode::Lag;
-    Ok(Action::requeue(if settled { SETTLED_INTERVAL } else { UNSETTLED_INTERVAL }))
+    plan_poll(context, key, &pods, ready && valid.scaling.mode != ScalingMode::Lag);
+    Ok(())
+}
+
+/// When the pods are asked again; never where there is none to ask.
+fn plan_poll(context: &Context, key: &Key, pods: &Pods, settled: bool) {
+    let mut askable = pods.pods.iter().filter(|(pod, _)| poll::can_be_asked(pod)).peekable();
+    if askable.peek().is_none() {
+        context.polls.forget(key);
+        context.reports.forget(key);
+        return;
+    }
+    let interval = if settled { poll::SETTLED_INTERVAL } else { poll::UNSETTLED_INTERVAL };
+    match pods.asked {
+        None => context.polls.push(key, Lane::Front),
+        Some(asked) => context.polls.push_at(key, asked + jittered(interval)),
+    }
 }
 
 /// How many pods there are to be by the lag; nothing where that is decided elsewhere.
@@ -196,14 +228,16 @@ fn scale(
     context: &Context,
     valid: &Valid,
     children: &Children,
-    pods: &[(Pod, Option<StatusReport>)],
-) -> Option<Decision> {
+    pods: &Pods,
+) -> Result<Option<Decision>, Error> {
     if valid.scaling.mode != ScalingMode::Lag || valid.config.run_state == RunState::Stopped {
-        return None;
+        return Ok(None);
     }
-    let current = children.deployment.as_ref().and_then(|deployment| deployment.spec.replicas);
-    let current = current.unwrap_or(valid.scaling.min_replicas);
-    let (uid, now) = (object.uid().unwrap_or_default(), Instant::now());
+    let deployment = children.deployment.as_ref().and_then(Child::deployment).transpose()?;
+    let current = deployment.and_then(|deployment| deployment.spec.replicas).unwrap_or(valid.scaling.min_replicas);
+    let uid = object.uid().unwrap_or_default();
+    let now = pods.asked.map_or_else(Instant::now, tokio::time::Instant::into_std);
+    let pods = &pods.pods;
     let mut memory = context.memory.lock().unwrap_or_else(PoisonError::into_inner);
     let (pace, enough_for) = memory.look(&uid, pods, now);
     // What is paused handles nothing, with however many pods.
@@ -216,10 +250,11 @@ fn scale(
     if decision.replicas != current {
         info!(namespace = valid.namespace, name = valid.name, from = current, to = decision.replicas, "scaled");
     }
-    Some(decision)
+    Ok(Some(decision))
 }
 
-/// Writes the status if it differs from the one that is there, and an Event for each condition that turned.
+/// Writes the status if it differs from the one that is there, and an Event for each condition that turned. What is there is
+/// known from our own last write, or from a later one of somebody else.
 async fn write_status(
     context: &Context,
     object: &EventConsumer,
@@ -229,13 +264,41 @@ async fn write_status(
     if object.status.as_ref() == Some(&new) {
         return Ok(new);
     }
-    let api: Api<EventConsumer> = Api::namespaced(context.client.clone(), &object.namespace().unwrap_or_default());
-    let patch =
-        json!({"apiVersion": EventConsumer::api_version(&()), "kind": EventConsumer::kind(&()), "status": &new});
+    let api: Api<DeserializeGuard<EventConsumer>> =
+        Api::namespaced(context.client.clone(), &object.namespace().unwrap_or_default());
+    // Never that of an object of the same name that came after this one.
+    let metadata = json!({"uid": object.uid()});
+    let patch = json!({
+        "apiVersion": EventConsumer::api_version(&()), "kind": EventConsumer::kind(&()), "metadata": metadata, "status": &new,
+    });
     let parameters = PatchParams::apply(FIELD_MANAGER).force();
-    answered("write the status", api.patch_status(&object.name_any(), &parameters, &Patch::Apply(&patch))).await?;
+    let name = object.name_any();
+    let written = answered("write the status", api.patch_status(&name, &parameters, &Patch::Apply(&patch))).await?;
+    let (key, known) = Consumer::of(written)?;
+    for (key, lane) in context.caches.consumers.answered(&key, known) {
+        context.queue.push(&key, lane);
+    }
     tell_transitions(context, object, &new).await;
     Ok(new)
+}
+
+/// Says of a consumer that cannot be read that it cannot. Its pods, if it has any, stay as they are.
+async fn tell_unreadable(context: &Context, key: &Key, why: &str) -> Result<(), Error> {
+    let kind = ApiResource::erase::<EventConsumer>(&());
+    let api: Api<DynamicObject> = Api::namespaced_with(context.client.clone(), key.namespace(), &kind);
+    let Some(found) = answered("get an EventConsumer", api.get_opt(key.name())).await? else { return Ok(()) };
+    let status = unreadable(&found, why, Timestamp::now());
+    if found.data.pointer("/status/conditions") == Some(&status["conditions"]) {
+        return Ok(());
+    }
+    warn!(%key, why, "an EventConsumer cannot be read");
+    let patch = json!({
+        "apiVersion": EventConsumer::api_version(&()), "kind": EventConsumer::kind(&()),
+        "metadata": {"uid": found.metadata.uid}, "status": status,
+    });
+    let parameters = PatchParams::apply(FIELD_MANAGER).force();
+    answered("write the status", api.patch_status(key.name(), &parameters, &Patch::Apply(&patch))).await?;
+    Ok(())
 }
 
 /// Writes an Event for each condition that turned.
@@ -246,16 +309,4 @@ async fn tell_transitions(context: &Context, object: &EventConsumer, new: &Event
             warn!(%error, "an Event is lost");
         }
     }
-}
-
-/// Failures of one object in a row make its pauses longer, and nobody else's.
-#[expect(clippy::needless_pass_by_value, reason = "the signature that the controller asks for")]
-fn error_policy(object: Arc<DeserializeGuard<EventConsumer>>, error: &Error, context: Arc<Context>) -> Action {
-    let mut all = context.failures.lock().unwrap_or_else(PoisonError::into_inner);
-    let failures = all.entry(object.uid().unwrap_or_default()).or_default();
-    *failures = failures.saturating_add(1);
-    let pause = Duration::from_secs(1).saturating_mul(2_u32.saturating_pow((*failures).min(16))).min(FAILURE_PAUSE_MAX);
-    let jitter = pause.mul_f64(fastrand::f64() / 5.0);
-    warn!(name = object.name_any(), namespace = object.namespace(), %error, failures = *failures, "reconcile failed");
-    Action::requeue(pause.saturating_add(jitter))
 }

@@ -17,6 +17,17 @@ pub enum Error {
     /// The API server does not answer.
     #[error("failed to {0}: no answer in time")]
     TimedOut(&'static str),
+    /// The operator may not watch what it must know.
+    #[error("the operator cannot see {what}, and changes nothing until it can: {why}")]
+    Blind {
+        /// What it cannot see.
+        what: &'static str,
+        /// The answer of the API server.
+        why: String,
+    },
+    /// What is known of the consumer is no longer so.
+    #[error("the EventConsumer has been deleted or made anew since it was last seen")]
+    Outdated,
     /// A child's name is taken by an object of somebody else.
     #[error("{kind} {name:?} exists and does not belong to this EventConsumer; delete or rename it")]
     NotOurs {
@@ -50,6 +61,8 @@ impl Error {
                 _ => "transport",
             },
             Self::TimedOut(_) => "timeout",
+            Self::Blind { .. } => "forbidden",
+            Self::Outdated => "conflict",
             Self::NotOurs { .. } => "not_ours",
             Self::Invalid(_) => "invalid",
             Self::Json(_) | Self::Yaml(_) | Self::Io(_) => "internal",
@@ -59,8 +72,44 @@ impl Error {
     /// Whether trying again can help without anybody changing anything.
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::Api { .. } | Self::TimedOut(_) | Self::Io(_) => true,
+            Self::Api { .. } | Self::TimedOut(_) | Self::Blind { .. } | Self::Outdated | Self::Io(_) => true,
             Self::NotOurs { .. } | Self::Invalid(_) | Self::Json(_) | Self::Yaml(_) => false,
+        }
+    }
+
+    /// Whether it was not an answer: the API server is away, or does not answer in time.
+    pub fn is_silence(&self) -> bool {
+        match self {
+            Self::Api { source, .. } => {
+                let answers = [matches!(**source, kube::Error::Api(_)), matches!(**source, kube::Error::SerdeError(_))];
+                !answers.contains(&true)
+            }
+            Self::TimedOut(_) => true,
+            _ => false,
+        }
+    }
+
+    /// Whether a watch cannot go on from where it was: the API server has forgotten that place, or tells of something that
+    /// cannot be read.
+    pub fn is_gone(&self) -> bool {
+        match self {
+            Self::Api { source, .. } => match source.as_ref() {
+                kube::Error::Api(status) => status.code == 410,
+                kube::Error::SerdeError(_) => true,
+                _ => false,
+            },
+            _ => false,
+        }
+    }
+
+    /// The reason of the condition `Ready` that it becomes.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Invalid(_) => "InvalidSpec",
+            Self::NotOurs { .. } => "NameTaken",
+            Self::Api { source, .. } if source.to_string().contains("exceeded quota") => "QuotaExceeded",
+            _ if self.category() == "forbidden" => "Forbidden",
+            _ => "ReconcileFailed",
         }
     }
 }

@@ -1,64 +1,78 @@
-//! Step 1: what is there now. IO only.
+//! Step 1: what is there now, as the watches know it. No request, but where nothing is known of what is to be destroyed.
 
-use k8s_openapi::api::{
-    apps::v1::Deployment,
-    core::v1::{ConfigMap, PersistentVolumeClaim, Pod, ServiceAccount},
-    policy::v1::PodDisruptionBudget,
-};
+use k8s_openapi::api::core::v1::Pod;
 use kube::{Api, api::ListParams};
+use millrace_config::status::StatusReport;
 
 use crate::{
     build::{CONSUMER_LABEL, claims_volume},
     context::{Context, answered},
     error::Error,
+    key::Key,
+    known::Child,
     validate::Valid,
 };
-
-/// Most pods of a consumer that are looked at: more than it may have, for a moment, during a rolling update.
-const PODS_MAX: u32 = 250;
 
 /// The children that exist.
 #[derive(Clone, Debug, Default)]
 pub struct Children {
     /// The identity of the pods.
-    pub service_account: Option<ServiceAccount>,
+    pub service_account: Option<Child>,
     /// Their configuration.
-    pub config_map: Option<ConfigMap>,
-    /// The volume of the embedded store; looked for only where there is to be one.
-    pub claims_volume: Option<PersistentVolumeClaim>,
+    pub config_map: Option<Child>,
+    /// The volume of the embedded store.
+    pub claims_volume: Option<Child>,
     /// Their disruption budget.
-    pub pod_disruption_budget: Option<PodDisruptionBudget>,
+    pub pod_disruption_budget: Option<Child>,
     /// The Deployment.
-    pub deployment: Option<Deployment>,
+    pub deployment: Option<Child>,
+}
+
+impl Children {
+    /// Whether one is not there that every consumer has.
+    pub fn some_are_missing(&self) -> bool {
+        self.service_account.is_none() || self.config_map.is_none() || self.deployment.is_none()
+    }
 }
 
 /// The children of a consumer.
-pub async fn children(context: &Context, valid: &Valid) -> Result<Children, Error> {
-    let (client, namespace, name) = (&context.client, valid.namespace.as_str(), valid.name.as_str());
-    let service_accounts: Api<ServiceAccount> = Api::namespaced(client.clone(), namespace);
-    let config_maps: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
-    let budgets: Api<PodDisruptionBudget> = Api::namespaced(client.clone(), namespace);
-    let deployments: Api<Deployment> = Api::namespaced(client.clone(), namespace);
-    let claims_volume = async {
-        if claims_volume::embedded(valid).is_none() {
-            return Ok(None);
-        }
-        let volumes: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), namespace);
-        answered("get the PersistentVolumeClaim", volumes.get_opt(&claims_volume::name(valid))).await
-    };
-    let (service_account, config_map, claims_volume, pod_disruption_budget, deployment) = tokio::try_join!(
-        answered("get the ServiceAccount", service_accounts.get_opt(name)),
-        answered("get the ConfigMap", config_maps.get_opt(name)),
-        claims_volume,
-        answered("get the PodDisruptionBudget", budgets.get_opt(name)),
-        answered("get the Deployment", deployments.get_opt(name)),
-    )?;
-    Ok(Children { service_account, config_map, claims_volume, pod_disruption_budget, deployment })
+pub fn children(context: &Context, valid: &Valid) -> Result<Children, Error> {
+    let caches = &context.caches;
+    caches.check()?;
+    let key = Key::new(&valid.namespace, &valid.name);
+    Ok(Children {
+        service_account: caches.service_accounts.get(&key),
+        config_map: caches.config_maps.get(&key),
+        claims_volume: caches.claims_volumes.get(&Key::new(&valid.namespace, &claims_volume::name(valid))),
+        pod_disruption_budget: caches.pod_disruption_budgets.get(&key),
+        deployment: caches.deployments.get(&key),
+    })
 }
 
-/// The pods of the consumer `name`.
-pub async fn pods(context: &Context, namespace: &str, name: &str) -> Result<Vec<Pod>, Error> {
-    let pods: Api<Pod> = Api::namespaced(context.client.clone(), namespace);
-    let selected = ListParams::default().labels(&format!("{CONSUMER_LABEL}={name}")).limit(PODS_MAX);
-    Ok(answered("list the pods", pods.list(&selected)).await?.items)
+/// The pods of a consumer, each with what it has said last, and when they were asked.
+pub struct Pods {
+    /// Each with its report, if it gave one.
+    pub pods: Vec<(Pod, Option<StatusReport>)>,
+    /// When they were asked; nothing when that is still to come.
+    pub asked: Option<tokio::time::Instant>,
+}
+
+/// The pods of a consumer, and what they have said.
+pub fn pods(context: &Context, consumer: &Key) -> Result<Pods, Error> {
+    let known = context.caches.pods.of(consumer);
+    let pods: Vec<Pod> = known.iter().map(|(_, pod)| pod.pod()).collect::<Result<_, _>>()?;
+    let answers = context.reports.get(consumer);
+    let report = |pod: &Pod| answers.as_ref().and_then(|answers| answers.of(pod));
+    let pods = pods.into_iter().map(|pod| {
+        let report = report(&pod);
+        (pod, report)
+    });
+    Ok(Pods { pods: pods.collect(), asked: answers.as_ref().map(|answers| answers.asked) })
+}
+
+/// Whether the consumer has pods now, by the API server's word: what cannot be undone does not rely on a watch.
+pub async fn has_pods(context: &Context, valid: &Valid) -> Result<bool, Error> {
+    let pods: Api<Pod> = Api::namespaced(context.client.clone(), &valid.namespace);
+    let selected = ListParams::default().labels(&format!("{CONSUMER_LABEL}={}", valid.name)).limit(1);
+    Ok(!answered("list the pods", pods.list_metadata(&selected)).await?.items.is_empty())
 }

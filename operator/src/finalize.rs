@@ -11,10 +11,7 @@ use k8s_openapi::api::batch::v1::Job;
 use kube::{
     Api, Resource as _, ResourceExt as _,
     api::{Patch, PatchParams},
-    runtime::{
-        controller::Action,
-        events::{Event, EventType},
-    },
+    runtime::events::{Event, EventType},
 };
 use millrace_config::{DeletionPolicy, RunState};
 use millrace_operator_api::EventConsumer;
@@ -50,10 +47,10 @@ pub async fn keep_finalizer(context: &Context, object: &EventConsumer) -> Result
     Ok(())
 }
 
-/// Takes an object that is being deleted one step further.
-pub async fn finalize(context: &Context, object: &EventConsumer) -> Result<Action, Error> {
+/// Takes an object that is being deleted one step further, and says when to look again.
+pub async fn finalize(context: &Context, object: &EventConsumer) -> Result<Option<Duration>, Error> {
     if !has_finalizer(object) {
-        return Ok(Action::await_change());
+        return Ok(None);
     }
     let ends = ends(object);
     let step = match validate(object) {
@@ -67,13 +64,13 @@ pub async fn finalize(context: &Context, object: &EventConsumer) -> Result<Actio
         Err(error) => Err(error.to_string()),
     };
     match step {
-        Ok(Step::Wait) => return Ok(Action::requeue(LOOK_INTERVAL)),
+        Ok(Step::Wait) => return Ok(Some(LOOK_INTERVAL)),
         Ok(Step::Deleted) => info!(namespace = object.namespace(), name = object.name_any(), "the durable is deleted"),
         Ok(Step::Failed) => tell_left(context, object, "its Job has failed").await,
         Err(why) => tell_left(context, object, &why).await,
     }
     let gone = set_finalizer(context, object, false).await?;
-    Ok(if gone { Action::await_change() } else { Action::requeue(LOOK_INTERVAL) })
+    Ok((!gone).then_some(LOOK_INTERVAL))
 }
 
 /// How far it is.
@@ -86,12 +83,12 @@ enum Step {
 async fn delete(context: &Context, object: &EventConsumer, valid: &Valid) -> Result<Step, Error> {
     let mut stopped = object.clone();
     stopped.spec.run_state = RunState::Stopped;
-    let children = Box::pin(fetch::children(context, valid)).await?;
+    let children = fetch::children(context, valid)?;
     if children.deployment.is_some() {
         let desired = build(&validate(&stopped)?, &context.settings)?;
-        apply::stop(context, valid, &desired, &children).await?;
+        apply::deployment(context, valid, &desired, &children).await?;
     }
-    if !fetch::pods(context, &valid.namespace, &valid.name).await?.is_empty() {
+    if fetch::has_pods(context, valid).await? {
         return Ok(Step::Wait);
     }
     let jobs: Api<Job> = Api::namespaced(context.client.clone(), &valid.namespace);

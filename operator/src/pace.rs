@@ -30,14 +30,17 @@ struct Consumer {
 }
 
 impl Memory {
-    /// Notes what the pods of a consumer have done since the last look, and says how fast one of them is and for how long
-    /// fewer would have been enough.
+    /// Notes what the pods of a consumer have done since they were last asked, and says how fast one of them is and for how
+    /// long fewer would have been enough. `now` is when they were asked: a second look at the same answers says nothing new.
     pub fn look(&mut self, uid: &str, pods: &[(Pod, Option<StatusReport>)], now: Instant) -> (Option<u64>, Duration) {
         if !self.consumers.contains_key(uid) {
             self.consumers.retain(|_, consumer| now.saturating_duration_since(consumer.seen) < FORGET_AFTER);
         }
         let fresh = || Consumer { seen: now, needed: now, handled: HashMap::new(), pace: None };
         let consumer = self.consumers.entry(uid.to_owned()).or_insert_with(fresh);
+        if now == consumer.seen && !consumer.handled.is_empty() {
+            return (consumer.pace, now.saturating_duration_since(consumer.needed));
+        }
         let handled: HashMap<_, _> = pods
             .iter()
             .filter_map(|(pod, report)| Some((pod.metadata.uid.clone()?, report.as_ref()?.totals.handled)))

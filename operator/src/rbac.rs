@@ -14,19 +14,17 @@ pub fn rules() -> Vec<PolicyRule> {
     // references.
     let children = ["get", "list", "watch", "create", "patch"];
     vec![
-        // Patched for nothing but its finalizer.
+        // Patched for nothing but its finalizer; got where it cannot be read, to see what was said about that.
         rule("millrace.dev", &["eventconsumers"], &["get", "list", "watch", "patch"]),
         rule("millrace.dev", &["eventconsumers/status"], &["patch"]),
         // Owner references that block the owner's deletion need it where that admission plugin is on.
         rule("millrace.dev", &["eventconsumers/finalizers"], &["update"]),
-        rule("", &["configmaps", "serviceaccounts"], &children),
-        // Not watched: nothing but its absence is of interest, and each visit sees that.
-        rule("", &["persistentvolumeclaims"], &["get", "create", "patch"]),
+        rule("", &["configmaps", "persistentvolumeclaims", "serviceaccounts"], &children),
         rule("apps", &["deployments"], &children),
         rule("policy", &["poddisruptionbudgets"], &children),
         // The Job that deletes a durable.
         rule("batch", &["jobs"], &["get", "create", "patch"]),
-        rule("", &["pods"], &["list"]),
+        rule("", &["pods"], &["list", "watch"]),
         rule("events.k8s.io", &["events"], &["create", "patch"]),
     ]
 }

@@ -34,11 +34,12 @@ pub fn render(file: &Path, settings: &Settings) -> Result<String, Error> {
 fn render_one(object: &EventConsumer, settings: &Settings) -> Result<String, Error> {
     let desired = build(&validate(object)?, settings)?;
     let volume = desired.claims_volume.as_ref().map(serde_yaml::to_string).transpose()?;
+    let budget = desired.pod_disruption_budget.as_ref().map(serde_yaml::to_string).transpose()?;
     let documents = [
         Some(serde_yaml::to_string(&desired.service_account)?),
         Some(serde_yaml::to_string(&desired.config_map)?),
         volume,
-        Some(serde_yaml::to_string(&desired.pod_disruption_budget)?),
+        budget,
         Some(serde_yaml::to_string(&desired.deployment)?),
     ];
     let documents: Vec<String> = documents.into_iter().flatten().map(|document| format!("---\n{document}")).collect();

@@ -14,8 +14,8 @@ use tokio::net::TcpListener;
 
 use crate::telemetry::Metrics;
 
-/// Seconds without a word from the API server after which the operator wants to be restarted: a watch may have died
-/// without saying so.
+/// Seconds without an answer to one of the watches after which the operator wants to be restarted. Each is made anew after
+/// a minute, so a quiet one has an answer by then.
 const SILENCE_MAX_SECONDS: i64 = 120;
 
 /// Serves `/livez`, `/readyz` and `/metrics` for as long as it runs.
@@ -35,11 +35,11 @@ pub async fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 }
 
 async fn livez(State(metrics): State<Metrics>) -> impl IntoResponse {
-    let silent = metrics.silent_seconds();
-    if silent <= SILENCE_MAX_SECONDS {
-        (StatusCode::OK, "ok\n".to_owned())
-    } else {
-        (StatusCode::SERVICE_UNAVAILABLE, format!("the API server has been silent for {silent} s\n"))
+    match metrics.most_silent().filter(|(_, silent)| *silent > SILENCE_MAX_SECONDS) {
+        None => (StatusCode::OK, "ok\n".to_owned()),
+        Some((watch, silent)) => {
+            (StatusCode::SERVICE_UNAVAILABLE, format!("the watch of {watch} has been silent for {silent} s\n"))
+        }
     }
 }
 

@@ -6,12 +6,13 @@ use k8s_openapi::{
     api::{apps::v1::Deployment, core::v1::Pod},
     apimachinery::pkg::apis::meta::v1::{Condition, Time},
 };
-use kube::ResourceExt as _;
+use kube::{ResourceExt as _, api::DynamicObject};
 use millrace_config::{
     Broker, RunState,
     status::{DeliveryGuarantee, Part, StatusProblem, StatusReport},
 };
 use millrace_operator_api::{EventConsumer, EventConsumerStatus, ScalingMode};
+use serde_json::{Value, json};
 
 use crate::{
     build::CONSUMER_LABEL,
@@ -108,6 +109,19 @@ pub fn status(object: &EventConsumer, seen: &Seen<'_>, now: Timestamp) -> EventC
     hold_lag(&old, new)
 }
 
+/// The status of an object that this operator cannot read, for `why`.
+pub fn unreadable(object: &DynamicObject, why: &str, now: Timestamp) -> Value {
+    let old = object.data.pointer("/status/conditions").cloned().unwrap_or_default();
+    let old: Vec<Condition> = serde_json::from_value(old).unwrap_or_default();
+    let generation = object.metadata.generation;
+    let mut conditions = Conditions { old: &old, generation, now, new: Vec::new() };
+    let message = format!("this operator cannot read it, and leaves its pods as they are: {why}; change that field");
+    for (type_, status) in [("Ready", "False"), ("Reconciling", "False"), ("Stalled", "True")] {
+        conditions.set(type_, status, "Unreadable", &message);
+    }
+    json!({"observedGeneration": generation, "conditions": conditions.new})
+}
+
 /// Where nothing but figures changed, and those too little or too soon, the status stays as it was.
 fn hold_lag(old: &EventConsumerStatus, new: EventConsumerStatus) -> EventConsumerStatus {
     let (Some(lag_before), Some(lag)) = (&old.lag, &new.lag) else { return new };
@@ -129,9 +143,10 @@ fn summarise(object: &EventConsumer, seen: &Seen<'_>) -> Summary {
     };
     match seen {
         Seen::New => summary("Unknown", true, false, "Progressing", "the children are being made"),
-        Seen::Failed(error @ Error::Invalid(_)) => summary("False", false, true, "InvalidSpec", &error.to_string()),
-        Seen::Failed(error @ Error::NotOurs { .. }) => summary("False", false, true, "NameTaken", &error.to_string()),
-        Seen::Failed(error) => summary("False", true, false, "ReconcileFailed", &error.to_string()),
+        Seen::Failed(error @ (Error::Invalid(_) | Error::NotOurs { .. })) => {
+            summary("False", false, true, error.reason(), &error.to_string())
+        }
+        Seen::Failed(error) => summary("False", true, false, error.reason(), &error.to_string()),
         Seen::Applied { deployment, pods, .. } => {
             if let Some(problem) = first_problem(pods) {
                 let stalled = problem.reason.needs_change();

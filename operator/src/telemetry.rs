@@ -1,10 +1,8 @@
 //! Logs and figures of the operator.
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicI64, Ordering},
-    },
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -32,7 +30,8 @@ pub struct Metrics {
     reconciles: Family<ResultLabel, Counter>,
     errors: Family<CategoryLabel, Counter>,
     seconds: Histogram,
-    last_sign: Arc<AtomicI64>,
+    /// When each watch was last answered, in seconds.
+    signs: Arc<Mutex<BTreeMap<&'static str, i64>>>,
 }
 
 #[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
@@ -51,7 +50,7 @@ impl Default for Metrics {
             reconciles: Family::default(),
             errors: Family::default(),
             seconds: Histogram::new([0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0]),
-            last_sign: Arc::new(AtomicI64::new(Timestamp::now().as_second())),
+            signs: Arc::default(),
         }
     }
 }
@@ -73,7 +72,6 @@ impl Metrics {
             self.errors.get_or_create_owned(&CategoryLabel { category }).inc();
         }
         self.seconds.observe(duration.as_secs_f64());
-        self.alive();
     }
 
     /// Reconciles that have ended, however they did.
@@ -84,13 +82,18 @@ impl Metrics {
             .sum()
     }
 
-    /// The API server has answered.
-    pub fn alive(&self) {
-        self.last_sign.store(Timestamp::now().as_second(), Ordering::Relaxed);
+    /// The API server has answered a watch.
+    pub fn alive(&self, watch: &'static str) {
+        self.signs().insert(watch, Timestamp::now().as_second());
     }
 
-    /// Seconds since the API server last answered.
-    pub fn silent_seconds(&self) -> i64 {
-        Timestamp::now().as_second().saturating_sub(self.last_sign.load(Ordering::Relaxed))
+    /// The watch that has had no answer for longest, and for how many seconds; nothing before the first one has begun.
+    pub fn most_silent(&self) -> Option<(&'static str, i64)> {
+        let oldest = self.signs().iter().map(|(watch, sign)| (*sign, *watch)).min();
+        oldest.map(|(sign, watch)| (watch, Timestamp::now().as_second().saturating_sub(sign)))
+    }
+
+    fn signs(&self) -> MutexGuard<'_, BTreeMap<&'static str, i64>> {
+        self.signs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -80,8 +80,8 @@ pub struct Desired {
     pub config_map: ConfigMap,
     /// The volume of the embedded store.
     pub claims_volume: Option<PersistentVolumeClaim>,
-    /// At most one pod at a time is taken away on purpose.
-    pub pod_disruption_budget: PodDisruptionBudget,
+    /// At most one pod at a time is taken away on purpose; only where there may be more than one.
+    pub pod_disruption_budget: Option<PodDisruptionBudget>,
     /// The pods.
     pub deployment: Deployment,
 }

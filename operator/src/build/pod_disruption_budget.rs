@@ -5,13 +5,21 @@ use k8s_openapi::{
     apimachinery::pkg::{apis::meta::v1::LabelSelector, util::intstr::IntOrString},
 };
 
+use millrace_operator_api::ScalingMode;
+
 use crate::{
     build::{metadata, selector},
     validate::Valid,
 };
 
-pub(super) fn build(valid: &Valid) -> PodDisruptionBudget {
-    PodDisruptionBudget {
+/// Nothing where there is never more than one pod: there it would allow everything. One that is left from before does no
+/// harm, so none is ever deleted.
+pub(super) fn build(valid: &Valid) -> Option<PodDisruptionBudget> {
+    let most = match valid.scaling.mode {
+        ScalingMode::Lag => valid.replicas.max(valid.scaling.max_replicas),
+        ScalingMode::Static | ScalingMode::External => valid.replicas,
+    };
+    (most > 1).then(|| PodDisruptionBudget {
         metadata: metadata(valid),
         spec: Some(PodDisruptionBudgetSpec {
             // Never a minimum: with one replica that would block every drain of its node.
@@ -20,5 +28,5 @@ pub(super) fn build(valid: &Valid) -> PodDisruptionBudget {
             ..PodDisruptionBudgetSpec::default()
         }),
         ..PodDisruptionBudget::default()
-    }
+    })
 }

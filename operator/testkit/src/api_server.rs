@@ -11,7 +11,11 @@ use std::{
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use http::Request;
 use k8s_openapi::{
-    api::core::v1::Namespace, apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
+    api::{
+        core::v1::Namespace,
+        rbac::v1::{ClusterRole, ClusterRoleBinding, PolicyRule},
+    },
+    apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
 };
 use kube::{
     Api, Client, Config, CustomResourceExt as _,
@@ -21,6 +25,7 @@ use kube::{
 use millrace_operator_api::EventConsumer;
 use millrace_testkit::nats_server::{free_port, tool};
 use rcgen::KeyPair;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 /// The time in which both programs must answer. They take four seconds on two idle cores.
@@ -28,6 +33,12 @@ const START_LIMIT: Duration = Duration::from_secs(60);
 
 /// The one who may do everything, by a token of the token file.
 const ADMIN_TOKEN: &str = "admin-token";
+
+/// The operator, who may do what the generated role says once it is granted.
+const OPERATOR_TOKEN: &str = "operator-token";
+
+/// The name of the operator's user.
+const OPERATOR: &str = "millrace-operator";
 
 /// A real API server with the definition of `EventConsumer`. It ends with this value.
 pub struct ApiServer {
@@ -87,13 +98,22 @@ impl ApiServer {
         Client::try_from(self.config()).unwrap()
     }
 
-    /// How a client reaches it.
+    /// How a client of somebody who may do everything reaches it.
     pub fn config(&self) -> Config {
+        self.config_of(ADMIN_TOKEN)
+    }
+
+    /// How the operator reaches it.
+    pub fn operator_config(&self) -> Config {
+        self.config_of(OPERATOR_TOKEN)
+    }
+
+    fn config_of(&self, token: &str) -> Config {
         let mut config = Config::new(format!("https://127.0.0.1:{}", self.port).parse().unwrap());
         // It signs for itself; its authority stands behind its certificate in the same file.
         let pem = fs::read_to_string(self.data.path().join("certificates/apiserver.crt")).unwrap();
         config.root_cert = Some(certificates(&pem));
-        config.auth_info = AuthInfo { token: Some(ADMIN_TOKEN.to_owned().into()), ..AuthInfo::default() };
+        config.auth_info = AuthInfo { token: Some(token.to_owned().into()), ..AuthInfo::default() };
         config
     }
 
@@ -102,6 +122,59 @@ impl ApiServer {
         let namespaces: Api<Namespace> = Api::all(self.client());
         let namespace = serde_json::from_value(serde_json::json!({"metadata": {"name": name}})).unwrap();
         namespaces.create(&PostParams::default(), &namespace).await.unwrap();
+    }
+
+    /// A kubeconfig of the operator.
+    pub fn operator_kubeconfig(&self) -> PathBuf {
+        let (folder, path) = (self.data.path(), self.data.path().join("operator.kubeconfig"));
+        let named = |name: &str, what: Value| json!([{"name": "default", name: what}]);
+        let cluster = json!({
+            "server": format!("https://127.0.0.1:{}", self.port),
+            "certificate-authority": folder.join("certificates/apiserver.crt"),
+        });
+        let config = json!({
+            "apiVersion": "v1", "kind": "Config", "current-context": "default",
+            "clusters": named("cluster", cluster), "users": named("user", json!({"token": OPERATOR_TOKEN})),
+            "contexts": named("context", json!({"cluster": "default", "user": "default"})),
+        });
+        fs::write(&path, config.to_string()).unwrap();
+        path
+    }
+
+    /// Lets the operator do this, everywhere, and nothing else.
+    pub async fn grant(&self, rules: &[PolicyRule]) {
+        let apply = PatchParams::apply("test").force();
+        let kind = |kind: &str| json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": kind});
+        let mut role = kind("ClusterRole");
+        role["metadata"] = json!({"name": OPERATOR});
+        role["rules"] = json!(rules);
+        Api::<ClusterRole>::all(self.client()).patch(OPERATOR, &apply, &Patch::Apply(&role)).await.unwrap();
+        let mut binding = kind("ClusterRoleBinding");
+        binding["metadata"] = json!({"name": OPERATOR});
+        binding["roleRef"] = json!({"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": OPERATOR});
+        binding["subjects"] = json!([{"kind": "User", "name": OPERATOR, "apiGroup": "rbac.authorization.k8s.io"}]);
+        let bindings: Api<ClusterRoleBinding> = Api::all(self.client());
+        bindings.patch(OPERATOR, &apply, &Patch::Apply(&binding)).await.unwrap();
+    }
+
+    /// What it counts, in the text format of Prometheus.
+    pub async fn metrics(&self) -> String {
+        self.client().request_text(Request::get("/metrics").body(Vec::new()).unwrap()).await.unwrap()
+    }
+
+    /// Stops the API server without a word: connections stay, and nothing answers.
+    pub fn pause(&self) {
+        self.signal("-STOP");
+    }
+
+    /// Lets it go on.
+    pub fn resume(&self) {
+        self.signal("-CONT");
+    }
+
+    fn signal(&self, signal: &str) {
+        let pid = self.server.as_ref().expect("it runs").0.id().to_string();
+        assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
     }
 
     /// Ready means that what a start makes is made, as `/readyz` says. `Err` says why not.
@@ -144,7 +217,8 @@ fn write_credentials(folder: &Path) {
     let key = KeyPair::generate().unwrap();
     fs::write(folder.join("accounts.key"), key.serialize_pem()).unwrap();
     fs::write(folder.join("accounts.pub"), key.public_key_pem()).unwrap();
-    fs::write(folder.join("tokens.csv"), format!("{ADMIN_TOKEN},admin,admin,\"system:masters\"\n")).unwrap();
+    let tokens = format!("{ADMIN_TOKEN},admin,admin,\"system:masters\"\n{OPERATOR_TOKEN},{OPERATOR},{OPERATOR}\n");
+    fs::write(folder.join("tokens.csv"), tokens).unwrap();
 }
 
 fn start_etcd(folder: &Path, port: u16) -> Process {

@@ -9,9 +9,10 @@
 )]
 
 pub mod api_server;
+pub mod operator_process;
 pub mod pod;
 
-pub use crate::{api_server::ApiServer, pod::FakePod};
+pub use crate::{api_server::ApiServer, operator_process::OperatorProcess, pod::FakePod};
 
 use std::time::{Duration, Instant};
 

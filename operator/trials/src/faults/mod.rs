@@ -1,0 +1,33 @@
+//! Faults at every step of a reconcile: a crash after each write, notifications that are lost, views that are old, and an
+//! API server that goes. The end must be that of an undisturbed run, and so must the numbers of objects made and deleted.
+
+pub mod layer;
+pub mod outage;
+pub mod plans;
+pub mod workload;
+
+/// What came of plans.
+#[derive(Debug, Default)]
+pub struct Tally {
+    /// Plans carried out.
+    pub plans: usize,
+    /// What went wrong, by plan.
+    pub failures: Vec<String>,
+}
+
+impl Tally {
+    /// Counts a plan.
+    pub fn count(&mut self, plan: &str, result: Result<(), String>) {
+        self.plans += 1;
+        if let Err(why) = result {
+            eprintln!("operator-faults: {plan}: {why}");
+            self.failures.push(format!("{plan}: {why}"));
+        }
+    }
+}
+
+impl std::fmt::Display for Tally {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "operator-faults: plans={} failed={}", self.plans, self.failures.len())
+    }
+}

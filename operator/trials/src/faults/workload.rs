@@ -1,0 +1,191 @@
+//! What users do, and how it stands when the operator is done with it.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use k8s_openapi::api::{
+    apps::v1::Deployment,
+    batch::v1::Job,
+    core::v1::{ConfigMap, ServiceAccount},
+    policy::v1::PodDisruptionBudget,
+};
+use kube::{
+    Api, Client,
+    api::{DeleteParams, DynamicObject, ListParams, Patch, PatchParams},
+    core::{ApiResource, NamespaceResourceScope},
+};
+use millrace_operator_api::EventConsumer;
+use serde_json::{Value, json};
+
+/// The name of the consumer.
+const NAME: &str = "order-log";
+
+/// What a user does.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Workload {
+    /// Makes a consumer.
+    Create,
+    /// Changes its configuration.
+    Edit,
+    /// Changes its number of pods.
+    Scale,
+    /// Stops it.
+    Stop,
+    /// Deletes it together with its durable.
+    Delete,
+}
+
+impl Workload {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Create, Self::Edit, Self::Scale, Self::Stop, Self::Delete];
+}
+
+/// A namespace with one consumer.
+#[derive(Clone)]
+pub struct Shop {
+    /// Of somebody who may do everything.
+    pub client: Client,
+    /// Its name.
+    pub namespace: String,
+}
+
+impl Shop {
+    /// What has to be there before.
+    pub async fn prepare(&self, workload: Workload) {
+        if workload != Workload::Create {
+            self.apply(json!({})).await;
+        }
+    }
+
+    /// What the user does.
+    pub async fn carry_out(&self, workload: Workload) {
+        match workload {
+            Workload::Create => self.apply(json!({})).await,
+            Workload::Edit => self.set_workers(17).await,
+            Workload::Scale => self.apply(json!({"replicas": 3})).await,
+            Workload::Stop => self.apply(json!({"runState": "Stopped"})).await,
+            Workload::Delete => {
+                drop(self.consumers().delete(NAME, &DeleteParams::default()).await.unwrap());
+            }
+        }
+    }
+
+    /// Gives it another number of workers.
+    pub async fn set_workers(&self, workers: u32) {
+        self.apply(json!({"workers": workers})).await;
+    }
+
+    /// Asks for its durable to be kept, which takes a finalizer off it.
+    pub async fn keep_durable(&self) {
+        self.apply(json!({"broker": {"jetStream": {"servers": ["nats://nats.nats.svc:4222"], "stream": "ORDERS"}}}))
+            .await;
+    }
+
+    /// What a user does who cannot decide: does it, takes it back, and does it again.
+    pub async fn waver(&self, workload: Workload) {
+        if matches!(workload, Workload::Edit | Workload::Scale | Workload::Stop) {
+            self.carry_out(workload).await;
+            self.apply(json!({})).await;
+        }
+        self.carry_out(workload).await;
+    }
+
+    /// Whether the operator has nothing left to do.
+    pub async fn is_done(&self) -> bool {
+        let Some(object) = self.consumers().get_opt(NAME).await.unwrap() else { return true };
+        let observed = object.status.as_ref().and_then(|status| status.observed_generation);
+        object.metadata.deletion_timestamp.is_none() && observed == object.metadata.generation
+    }
+
+    /// Does what the cluster would: lets the Job that deletes the durable succeed.
+    pub async fn complete_job(&self) {
+        let jobs = self.api::<Job>();
+        for job in jobs.list(&ListParams::default()).await.unwrap().items {
+            let status = job.status.unwrap_or_default();
+            if status.completion_time.is_some() {
+                continue;
+            }
+            let now = "2026-01-01T00:00:00Z";
+            let condition = |type_: &str| json!({"type": type_, "status": "True", "reason": "Test", "message": "m", "lastTransitionTime": now});
+            let conditions = [condition("SuccessCriteriaMet"), condition("Complete")];
+            let status = json!({"startTime": now, "completionTime": now, "conditions": conditions});
+            let name = job.metadata.name.unwrap();
+            let patch = Patch::Merge(json!({"status": status}));
+            jobs.patch_status(&name, &PatchParams::default(), &patch).await.unwrap();
+        }
+    }
+
+    /// Everything that there is, without what differs from run to run.
+    pub async fn state(&self) -> BTreeMap<String, String> {
+        let mut state = BTreeMap::new();
+        self.add::<EventConsumer>(&mut state).await;
+        self.add::<ServiceAccount>(&mut state).await;
+        self.add::<ConfigMap>(&mut state).await;
+        self.add::<PodDisruptionBudget>(&mut state).await;
+        self.add::<Deployment>(&mut state).await;
+        self.add::<Job>(&mut state).await;
+        state
+    }
+
+    async fn add<K>(&self, state: &mut BTreeMap<String, String>)
+    where
+        K: kube::Resource<DynamicType = (), Scope = NamespaceResourceScope>,
+    {
+        let kind = ApiResource::erase::<K>(&());
+        let api: Api<DynamicObject> = Api::namespaced_with(self.client.clone(), &self.namespace, &kind);
+        for object in api.list(&ListParams::default()).await.unwrap().items {
+            let name = object.metadata.name.clone().unwrap_or_default();
+            let mut value = serde_json::to_value(&object).unwrap();
+            mask(&mut value);
+            state.insert(format!("{}/{name}", K::kind(&())), value.to_string().replace(&self.namespace, "NAMESPACE"));
+        }
+    }
+
+    async fn apply(&self, spec: Value) {
+        let mut object: Value = serde_yaml::from_str(include_str!("../../../../deploy/examples/log.yaml")).unwrap();
+        object["spec"]["broker"]["jetStream"]["deletionPolicy"] = json!("Delete");
+        object["spec"]["replicas"] = json!(2);
+        for (field, value) in spec.as_object().unwrap() {
+            object["spec"][field] = value.clone();
+        }
+        self.consumers().patch(NAME, &PatchParams::apply("test").force(), &Patch::Apply(&object)).await.unwrap();
+    }
+
+    fn consumers(&self) -> Api<EventConsumer> {
+        self.api()
+    }
+
+    fn api<K>(&self) -> Api<K>
+    where
+        K: kube::Resource<DynamicType = (), Scope = NamespaceResourceScope>,
+    {
+        Api::namespaced(self.client.clone(), &self.namespace)
+    }
+}
+
+/// Names that are given anew in each run, times, and how often something was written.
+fn mask(value: &mut Value) {
+    const MASKED: [&str; 11] = [
+        "batch.kubernetes.io/controller-uid",
+        "controller-uid",
+        "creationTimestamp",
+        "generation",
+        "lastTransitionTime",
+        "managedFields",
+        "observedGeneration",
+        "observedTime",
+        "resourceVersion",
+        "time",
+        "uid",
+    ];
+    match value {
+        Value::Object(fields) => {
+            fields.retain(|name, _| !MASKED.contains(&name.as_str()));
+            fields.values_mut().for_each(mask);
+        }
+        Value::Array(items) => items.iter_mut().for_each(mask),
+        _ => {}
+    }
+}
+
+/// A moment in which nothing is written means that nothing is going to be.
+pub const QUIET: Duration = Duration::from_millis(1_500);
