@@ -105,7 +105,7 @@ where
     K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned + Serialize,
 {
     let applied = apply_one(context, valid, kind, desired, existing).await?;
-    let child = applied.and_then(|mut applied| Child::of(std::mem::take(applied.meta_mut()), &context.caches.interned));
+    let child = applied.and_then(|applied| Child::of(applied.meta(), &context.caches.interned));
     if let Some((key, child)) = child {
         drop(cache.answered(&key, child));
     }
@@ -125,7 +125,7 @@ where
 {
     let api: Api<K> = Api::namespaced(context.client.clone(), &valid.namespace);
     let name = desired.name_any();
-    let (content, hash) = content(desired)?;
+    let (wanted, hash) = content(desired)?;
     // An object of the same name that somebody else made is never taken over.
     let is_ours = match existing {
         Some(existing) => is_ours(existing, valid),
@@ -138,7 +138,7 @@ where
     if !is_ours {
         return Err(Error::NotOurs { kind, name });
     }
-    if existing.is_some_and(|existing| existing.is_as_applied(&hash, &content)) {
+    if existing.is_some_and(|existing| existing.is_as_applied(&hash, &wanted)) {
         return Ok(None);
     }
     let mut patch = serde_json::to_value(desired)?;

@@ -115,7 +115,7 @@ impl Watches<'_> {
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + Send + Sync + 'static,
     {
         self.start::<PartialObjectMeta<K>, _>(selection, cache, |caches, object| {
-            Child::of(object.metadata, &caches.interned)
+            Child::of(&object.metadata, &caches.interned)
         });
     }
 

@@ -288,7 +288,7 @@ async fn tell_unreadable(context: &Context, key: &Key, why: &str) -> Result<(), 
     let api: Api<DynamicObject> = Api::namespaced_with(context.client.clone(), key.namespace(), &kind);
     let Some(found) = answered("get an EventConsumer", api.get_opt(key.name())).await? else { return Ok(()) };
     let status = unreadable(&found, why, Timestamp::now());
-    if found.data.pointer("/status/conditions") == Some(&status["conditions"]) {
+    if found.data.pointer("/status/conditions") == status.get("conditions") {
         return Ok(());
     }
     warn!(%key, why, "an EventConsumer cannot be read");

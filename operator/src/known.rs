@@ -134,8 +134,8 @@ pub struct Child {
 
 impl Child {
     /// What is kept of a child with this metadata; nothing for an object that belongs to no consumer.
-    pub fn of(metadata: ObjectMeta, interned: &Interned) -> Option<(Key, Self)> {
-        let key = Key::of(&metadata);
+    pub fn of(metadata: &ObjectMeta, interned: &Interned) -> Option<(Key, Self)> {
+        let key = Key::of(metadata);
         let name = metadata.labels.as_ref()?.get(CONSUMER_LABEL)?;
         let consumer = Key::new(key.namespace(), name);
         let ours = |owner: &OwnerReference| owner.kind == EventConsumer::api_resource().kind;
@@ -148,7 +148,7 @@ impl Child {
             version: number(metadata.resource_version.as_deref().unwrap_or_default()),
             owner: owner.map(|owner| owner.uid.as_str()).unwrap_or_default().into(),
             applied: applied.map(String::as_str).unwrap_or_default().into(),
-            fields: interned.share(owned(&metadata)),
+            fields: interned.share(owned(metadata)),
             deployment: None,
         };
         Some((key, child))
@@ -158,7 +158,7 @@ impl Child {
     pub fn of_deployment(mut deployment: Deployment, interned: &Interned) -> Option<(Key, Self)> {
         let metadata = std::mem::take(&mut deployment.metadata);
         let (generation, replicas) = (metadata.generation, deployment.spec.replicas);
-        let (key, mut child) = Self::of(metadata, interned)?;
+        let (key, mut child) = Self::of(&metadata, interned)?;
         let pruned = Deployment {
             metadata: ObjectMeta { generation, ..ObjectMeta::default() },
             spec: DeploymentSpec { replicas, ..DeploymentSpec::default() },

@@ -123,14 +123,13 @@ where
         let page = answered("list what is watched", api.list(&parameters)).await?;
         sink.alive();
         sink.listed(page.items);
-        match page.metadata.continue_.filter(|token| !token.is_empty()) {
-            Some(token) => parameters.continue_token = Some(token),
-            None => {
-                let version = page.metadata.resource_version.unwrap_or_default();
-                sink.complete(number(&version));
-                return Ok(version);
-            }
+        let next = page.metadata.continue_.filter(|token| !token.is_empty());
+        if next.is_none() {
+            let version = page.metadata.resource_version.unwrap_or_default();
+            sink.complete(number(&version));
+            return Ok(version);
         }
+        parameters.continue_token = next;
     }
 }
 

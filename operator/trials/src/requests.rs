@@ -49,6 +49,7 @@ impl Writes {
     }
 
     /// Those since `before`.
+    #[must_use]
     pub fn since(&self, before: &Self) -> Self {
         let difference = |(name, count): (&String, &u64)| {
             let more = count - before.0.get(name).copied().unwrap_or_default();

@@ -59,13 +59,12 @@ pub struct Outcome {
 
 impl fmt::Display for Outcome {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let each = |count: u64| count as f64 / self.objects as f64;
         write!(
             formatter,
             "scale: objects={} seconds={:.1} writes_per_object={:.2} restart_writes={} rss_mb={} rss_peak_mb={} edit_seconds={:.2} growth={:.2}",
             self.objects,
             self.time.as_secs_f64(),
-            each(self.writes.total()) / OBJECTS_EACH as f64,
+            float(self.writes.total()) / float(self.objects as u64 * OBJECTS_EACH),
             self.restart_writes.total(),
             self.memory_mib.0,
             self.memory_mib.1,
@@ -73,6 +72,10 @@ impl fmt::Display for Outcome {
             self.growth,
         )
     }
+}
+
+fn float(count: u64) -> f64 {
+    f64::from(u32::try_from(count).unwrap())
 }
 
 /// Makes `count` consumers, and has `program` reconcile them, which must write nothing for as long as `quiet` afterwards.
@@ -91,7 +94,7 @@ pub async fn run(program: &Path, rules: &[PolicyRule], count: usize, quiet: Dura
     let flood = trial.flood(start..start + count).await;
     eprintln!("scale: {count} in {:.1} s, writes {:?}", flood.time.as_secs_f64(), flood.writes.0);
     let quiet = trial.restart_and_quiet(start + count, quiet).await;
-    let each = |time: Duration, count: usize| time.as_secs_f64() / count as f64;
+    let each = |time: Duration, count: usize| time.as_secs_f64() / float(count as u64);
     Outcome {
         objects: count,
         growth: each(flood.working, count) / each(few.working, FEW),
@@ -167,7 +170,7 @@ impl Trial<'_> {
         wait_for("everything is looked at", LIMIT, looks).await;
         let busy = operator.processor_time();
         tokio::time::sleep(quiet).await;
-        let used = operator.processor_time() - busy;
+        let used = operator.processor_time().saturating_sub(busy);
         let memory_mib = operator.memory_mib();
         let log = operator.log();
         operator.stop().await;

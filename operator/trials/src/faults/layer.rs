@@ -88,6 +88,7 @@ impl Faults {
     }
 
     /// After so many writes nothing is answered any more, the last of them included.
+    #[must_use]
     pub fn crash_after(self, writes: usize) -> Self {
         self.state().crash_after = Some(writes);
         self
@@ -99,6 +100,7 @@ impl Faults {
     }
 
     /// Lists are answered from `lists`, and watches say nothing, until [`Faults::catch_up`].
+    #[must_use]
     pub fn with_old_view(self, lists: Lists) -> Self {
         self.state().old_lists = Some(lists);
         self.hold();

@@ -38,7 +38,8 @@ pub async fn run(kills: usize, silent: bool, rules: &[PolicyRule]) -> Tally {
         tokio::time::sleep(Duration::from_secs(1)).await;
         let (requests, start) = (operator.faults.requests(), Instant::now());
         tokio::time::sleep(DOWN).await;
-        let rate = (operator.faults.requests() - requests) as f64 / start.elapsed().as_secs_f64();
+        let asked = u32::try_from(operator.faults.requests() - requests).unwrap();
+        let rate = f64::from(asked) / start.elapsed().as_secs_f64();
         server.restart().await;
         let took = converge(&shop, u32::try_from(number).unwrap(), BACK).await;
         eprintln!("operator-faults: kill {number}: {rate:.1} requests/s while down, done after {took:.1?}");
