@@ -1,7 +1,7 @@
 //! The plans: for each thing that a user does, an undisturbed run, and one for each fault.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     time::{Duration, Instant},
 };
 
@@ -135,6 +135,12 @@ impl Trial {
         operator
     }
 
+    /// One that has written nothing: another one has done what was to be done before.
+    async fn resumed(&self, shop: &Shop) -> Running {
+        drop(self.prepared(shop, Faults::default()).await.kill().await);
+        self.prepared(shop, Faults::default()).await
+    }
+
     async fn plan(&mut self, workload: Workload, fault: Fault, reference: &Reference) -> Result<(), String> {
         let shop = self.shop(workload).await;
         let (operator, mut writes) = match fault {
@@ -142,16 +148,25 @@ impl Trial {
             Fault::Unobserved => self.unobserved(workload, &shop).await,
             Fault::OldView => self.old_view(workload, &shop).await,
             Fault::Refused(status) => {
-                let operator = self.prepared(&shop, Faults::default()).await;
+                let operator = self.resumed(&shop).await;
                 operator.faults.refuse(REFUSALS, status);
                 shop.carry_out(workload).await;
                 (operator, Vec::new())
             }
         };
         let same = || async { shop.state().await == reference.state };
-        settle(&shop, &operator.faults, same)
-            .await
-            .map_err(|why| format!("{why}; the operator is at {:?}", operator.faults.writes()))?;
+        if let Err(why) = settle(&shop, &operator.faults, same).await {
+            let found = shop.state().await;
+            let differs = |name: &&String| found.get(*name) != reference.state.get(*name);
+            let names: BTreeSet<&String> = found.keys().chain(reference.state.keys()).collect();
+            let told: Vec<_> = names
+                .iter()
+                .copied()
+                .filter(differs)
+                .map(|name| (name, found.get(name), reference.state.get(name)))
+                .collect();
+            return Err(format!("{why}: {told:#?}; written: {:?}", operator.faults.writes()));
+        }
         writes.extend(operator.kill().await);
         let found = counts(&shop, &writes);
         if found == reference.counts { Ok(()) } else { Err(format!("{found:?} instead of {:?}", reference.counts)) }
@@ -173,9 +188,7 @@ impl Trial {
     }
 
     async fn unobserved(&self, workload: Workload, shop: &Shop) -> (Running, Vec<Write>) {
-        let first = self.prepared(shop, Faults::default()).await;
-        drop(first.kill().await);
-        let operator = self.prepared(shop, Faults::default()).await;
+        let operator = self.resumed(shop).await;
         operator.faults.hold();
         shop.waver(workload).await;
         tokio::time::sleep(BLIND).await;
@@ -221,8 +234,7 @@ async fn settle<F: Future<Output = bool>>(
             return Ok(());
         }
         if Instant::now() >= deadline {
-            let state = shop.state().await;
-            return Err(format!("it is not done in {LIMIT:?}: {state:#?}"));
+            return Err(format!("it is not done in {LIMIT:?}"));
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }

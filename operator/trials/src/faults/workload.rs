@@ -162,15 +162,18 @@ impl Shop {
     }
 }
 
-/// Names that are given anew in each run, times, and how often something was written.
+/// Names that are given anew in each run, times, how often something was written, and the hashes of what has such a name in
+/// it, which is compared itself.
 fn mask(value: &mut Value) {
-    const MASKED: [&str; 11] = [
+    const MASKED: [&str; 13] = [
         "batch.kubernetes.io/controller-uid",
         "controller-uid",
         "creationTimestamp",
         "generation",
         "lastTransitionTime",
         "managedFields",
+        "millrace.dev/applied-hash",
+        "millrace.dev/config-hash",
         "observedGeneration",
         "observedTime",
         "resourceVersion",
