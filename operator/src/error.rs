@@ -26,7 +26,7 @@ pub enum Error {
         why: String,
     },
     /// What is known of the consumer is no longer so.
-    #[error("the EventConsumer has been deleted or made anew since it was last seen")]
+    #[error("the EventConsumer has been changed, deleted or made anew since it was last seen")]
     Outdated,
     /// A child's name is taken by an object of somebody else.
     #[error("{kind} {name:?} exists and does not belong to this EventConsumer; delete or rename it")]

@@ -28,13 +28,6 @@ pub struct Children {
     pub deployment: Option<Child>,
 }
 
-impl Children {
-    /// Whether one is not there that every consumer has.
-    pub fn some_are_missing(&self) -> bool {
-        self.service_account.is_none() || self.config_map.is_none() || self.deployment.is_none()
-    }
-}
-
 /// The children of a consumer.
 pub fn children(context: &Context, valid: &Valid) -> Result<Children, Error> {
     let caches = &context.caches;

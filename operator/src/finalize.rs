@@ -58,7 +58,7 @@ pub async fn finalize(context: &Context, object: &EventConsumer) -> Result<Optio
         Ok(valid) => match delete(context, object, &valid).await {
             Ok(step) => Ok(step),
             // A namespace that is being deleted takes no new Job.
-            Err(error) if error.category() == "forbidden" => Err(error.to_string()),
+            Err(error) if error.to_string().contains("being terminated") => Err(error.to_string()),
             Err(error) => return Err(error),
         },
         Err(error) => Err(error.to_string()),
@@ -81,6 +81,9 @@ enum Step {
 }
 
 async fn delete(context: &Context, object: &EventConsumer, valid: &Valid) -> Result<Step, Error> {
+    // What follows cannot be undone, so it relies on no watch: one that is behind may tell of an object that is gone, and
+    // whose durable another one of that name has by now.
+    apply::check_current(context, valid).await?;
     let mut stopped = object.clone();
     stopped.spec.run_state = RunState::Stopped;
     let children = fetch::children(context, valid)?;

@@ -19,6 +19,8 @@ pub struct Valid {
     pub name: String,
     /// What its children are owned by; `None` for an object that is not on a cluster.
     pub owner: Option<OwnerReference>,
+    /// The generation of the spec that all this is of.
+    pub generation: Option<i64>,
     /// The configuration of its pods.
     pub config: RuntimeConfig,
     /// How many pods it has. With `scaling.mode: Lag` that is decided later.
@@ -69,6 +71,7 @@ pub fn validate(object: &EventConsumer) -> Result<Valid, Error> {
     }
     Ok(Valid {
         owner: object.controller_owner_ref(&()).filter(|owner| !owner.uid.is_empty()),
+        generation: object.metadata.generation,
         namespace,
         name,
         replicas: if spec.run_state == RunState::Stopped { 0 } else { spec.replicas },

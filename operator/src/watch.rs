@@ -78,28 +78,29 @@ where
     loop {
         gate.pass().await;
         let begun = Instant::now();
-        let ended = match &mut place {
-            None => list(&api, selection, sink).await.map(|version| place = Some(version)),
+        let (ended, useful) = match &mut place {
+            None => (list(&api, selection, sink).await.map(|version| place = Some(version)), true),
             // One that ends at once, again and again, is no success.
-            Some(version) => follow(&api, selection, version, sink).await.map(|()| {
-                failures = if begun.elapsed() >= PAUSE_MIN { 0 } else { failures.saturating_add(1) };
-            }),
+            Some(version) => (follow(&api, selection, version, sink).await, begun.elapsed() >= PAUSE_MIN),
         };
-        if let Err(error) = ended {
-            failures = failures.saturating_add(1);
-            warn!(what = selection.what, %error, failures, "a watch is made anew");
-            if error.is_silence() {
-                gate.silent();
-            } else {
-                sink.alive();
-            }
-            if error.category() == "forbidden" && failures >= REFUSALS {
-                sink.refused(&error.to_string());
-            }
-            // It goes on from where it was, unless the API server no longer knows that place.
-            if error.is_gone() {
-                place = None;
-            }
+        failures = if ended.is_ok() && useful { 0 } else { failures.saturating_add(1) };
+        let Err(error) = ended else {
+            tokio::time::sleep(pause(failures)).await;
+            continue;
+        };
+        warn!(what = selection.what, %error, failures, "a watch is made anew");
+        if error.is_silence() {
+            // The gate is the pause, for all watches together.
+            gate.silent();
+            continue;
+        }
+        sink.alive();
+        if error.category() == "forbidden" && failures >= REFUSALS {
+            sink.refused(&error.to_string());
+        }
+        // It goes on from where it was, unless the API server no longer knows that place.
+        if error.is_gone() {
+            place = None;
         }
         tokio::time::sleep(pause(failures)).await;
     }
