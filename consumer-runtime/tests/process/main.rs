@@ -11,6 +11,7 @@ mod order;
 mod postgres;
 mod redrive;
 mod redrive_kafka;
+mod secrets;
 mod stop;
 mod stores;
 mod support;

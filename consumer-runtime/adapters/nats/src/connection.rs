@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use async_nats::{Client, ConnectErrorKind, ConnectOptions, Event, ServerError};
+use async_nats::{Client, ClientError, ConnectErrorKind, ConnectOptions, Event, ServerError};
 use futures::StreamExt;
 use millrace_core::{
     backoff::Backoff,
@@ -140,10 +140,12 @@ fn on_event(event: &Event, generation: &watch::Sender<u64>, health: &Health, ref
                 warn!(message);
             }
         }
-        Event::ServerError(ServerError::AuthorizationViolation) => {
-            let message = "the broker refuses the credentials; correct the Secret";
-            health.fails(Part::Broker, Trouble::new(TroubleReason::Unauthorized, message));
-            warn!(message);
+        Event::ServerError(ServerError::AuthorizationViolation) => tell_refused(health),
+        // A refusal while it is made again; the library tells that by its text alone.
+        Event::ClientError(ClientError::Other(error))
+            if *error == ConnectErrorKind::AuthorizationViolation.to_string() =>
+        {
+            tell_refused(health);
         }
         Event::ServerError(ServerError::Other(error)) => {
             warn!(error, "the broker reports an error");
@@ -156,6 +158,13 @@ fn on_event(event: &Event, generation: &watch::Sender<u64>, health: &Health, ref
         }
         Event::ClientError(error) => warn!(%error, "the connection has an error"),
         Event::LameDuckMode | Event::Draining | Event::Closed => info!(%event, "connection"),
+    }
+}
+
+fn tell_refused(health: &Health) {
+    let message = "the broker refuses the credentials; correct the Secret";
+    if health.fails(Part::Broker, Trouble::new(TroubleReason::Unauthorized, message)) {
+        warn!(message);
     }
 }
 
