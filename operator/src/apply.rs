@@ -2,10 +2,10 @@
 
 use std::fmt::Debug;
 
-use k8s_openapi::api::{apps::v1::Deployment, batch::v1::Job};
+use k8s_openapi::api::{apps::v1::Deployment, batch::v1::Job, networking::v1::NetworkPolicy};
 use kube::{
     Api, Resource, ResourceExt as _,
-    api::{Patch, PatchParams},
+    api::{DeleteParams, Patch, PatchParams, Preconditions},
     core::NamespaceResourceScope,
 };
 use millrace_operator_api::EventConsumer;
@@ -17,7 +17,7 @@ use tracing::info;
 
 use crate::{
     build::Desired,
-    cache::Cache,
+    cache::{Cache, Entry as _},
     context::{Context, FIELD_MANAGER, answered},
     error::Error,
     fetch::Children,
@@ -49,6 +49,11 @@ pub async fn apply(
     if let Some(budget) = &desired.pod_disruption_budget {
         let (existing, cache) = (children.pod_disruption_budget.as_ref(), &caches.pod_disruption_budgets);
         writer.child("PodDisruptionBudget", budget, existing, cache).await?;
+    }
+    let (existing, cache) = (children.network_policy.as_ref(), &caches.network_policies);
+    match &desired.network_policy {
+        Some(policy) => writer.child("NetworkPolicy", policy, existing, cache).await?,
+        None => writer.remove::<NetworkPolicy>("NetworkPolicy", existing).await?,
     }
     writer.deployment(desired, children).await
 }
@@ -138,6 +143,25 @@ impl<'a> Writer<'a> {
         let applied = answered("apply a child", api.patch(&name, &parameters, &Patch::Apply(&patch))).await?;
         info!(namespace = self.valid.namespace, name = self.valid.name, kind, "applied");
         Ok(Some(applied))
+    }
+
+    /// Deletes a child that is no longer to be there: the very one that was seen, and nobody else's.
+    async fn remove<K>(&self, kind: &'static str, existing: Option<&Child>) -> Result<(), Error>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
+    {
+        let Some(existing) = existing.filter(|existing| is_owner(existing.owner(), self.valid)) else { return Ok(()) };
+        self.is_current.get_or_try_init(|| check_current(self.context, self.valid)).await?;
+        let api: Api<K> = Api::namespaced(self.context.client.clone(), &self.valid.namespace);
+        let seen = Preconditions { uid: Some(existing.uid().to_owned()), resource_version: None };
+        let parameters = DeleteParams { preconditions: Some(seen), ..DeleteParams::default() };
+        match answered("delete a child", api.delete(&self.valid.name, &parameters)).await {
+            // Somebody else was first.
+            Err(Error::Api { source, .. }) if matches!(*source, kube::Error::Api(ref why) if why.is_not_found()) => {}
+            deleted => drop(deleted?),
+        }
+        info!(namespace = self.valid.namespace, name = self.valid.name, kind, "deleted");
+        Ok(())
     }
 }
 

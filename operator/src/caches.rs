@@ -5,6 +5,7 @@ use std::{fmt::Debug, sync::Arc};
 use k8s_openapi::api::{
     apps::v1::Deployment,
     core::v1::{ConfigMap, PersistentVolumeClaim, Pod, ServiceAccount},
+    networking::v1::NetworkPolicy,
     policy::v1::PodDisruptionBudget,
 };
 use kube::{
@@ -42,6 +43,8 @@ pub struct Caches {
     pub claims_volumes: Cache<Child>,
     /// Their disruption budgets.
     pub pod_disruption_budgets: Cache<Child>,
+    /// Their network policies.
+    pub network_policies: Cache<Child>,
     /// Their Deployments.
     pub deployments: Cache<Child>,
     /// Their pods.
@@ -66,13 +69,14 @@ impl Caches {
         Ok(())
     }
 
-    fn sights(&self) -> [(&'static str, Sight); 7] {
+    fn sights(&self) -> [(&'static str, Sight); 8] {
         [
             ("EventConsumers", self.consumers.sight()),
             ("ServiceAccounts", self.service_accounts.sight()),
             ("ConfigMaps", self.config_maps.sight()),
             ("PersistentVolumeClaims", self.claims_volumes.sight()),
             ("PodDisruptionBudgets", self.pod_disruption_budgets.sight()),
+            ("NetworkPolicies", self.network_policies.sight()),
             ("Deployments", self.deployments.sight()),
             ("Pods", self.pods.sight()),
         ]
@@ -94,6 +98,7 @@ pub fn watch_all(context: &Arc<Context>, namespace: Option<&str>, tasks: &mut Jo
     watches.children::<ConfigMap>(ours("ConfigMaps"), |caches| &caches.config_maps);
     watches.children::<PersistentVolumeClaim>(ours("PersistentVolumeClaims"), |caches| &caches.claims_volumes);
     watches.children::<PodDisruptionBudget>(ours("PodDisruptionBudgets"), |caches| &caches.pod_disruption_budgets);
+    watches.children::<NetworkPolicy>(ours("NetworkPolicies"), |caches| &caches.network_policies);
     watches.start::<Deployment, _>(
         ours("Deployments"),
         |caches| &caches.deployments,
@@ -135,9 +140,13 @@ impl Watches<'_> {
     {
         let context = Arc::clone(self.context);
         let api = scoped::<K>(&context.client, self.namespace);
-        context.metrics.alive(selection.what);
+        let name = match self.namespace {
+            Some(namespace) => format!("{} in {namespace}", selection.what).into(),
+            None => selection.what.into(),
+        };
+        context.metrics.alive(&name);
         self.tasks.spawn(async move {
-            let sink = CacheSink { context: &context, what: selection.what, cache: cache(&context.caches), keep };
+            let sink = CacheSink { context: &context, name, cache: cache(&context.caches), keep };
             watch(api, selection, &context.gate, &sink).await;
         });
     }
@@ -156,7 +165,8 @@ where
 /// Puts what a watch tells into a cache, and calls for looks.
 struct CacheSink<'a, K, V> {
     context: &'a Context,
-    what: &'static str,
+    /// For logs, and for its sign of life.
+    name: Arc<str>,
     cache: &'a Cache<V>,
     keep: fn(&Caches, K) -> Option<(Key, V)>,
 }
@@ -217,12 +227,12 @@ impl<K: Resource, V: Entry> Sink<K> for CacheSink<'_, K, V> {
     }
 
     fn alive(&self) {
-        self.context.metrics.alive(self.what);
+        self.context.metrics.alive(&self.name);
         self.context.gate.answered();
     }
 
     fn refused(&self, why: &str) {
-        warn!(what = self.what, why, "the operator may not watch");
+        warn!(what = &*self.name, why, "the operator may not watch");
         self.see(Sight::Refused(why.to_owned()));
     }
 }

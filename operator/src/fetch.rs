@@ -24,6 +24,8 @@ pub struct Children {
     pub claims_volume: Option<Child>,
     /// Their disruption budget.
     pub pod_disruption_budget: Option<Child>,
+    /// What their network lets through.
+    pub network_policy: Option<Child>,
     /// The Deployment.
     pub deployment: Option<Child>,
 }
@@ -38,6 +40,7 @@ pub fn children(context: &Context, valid: &Valid) -> Result<Children, Error> {
         config_map: caches.config_maps.get(&key),
         claims_volume: caches.claims_volumes.get(&Key::new(&valid.namespace, &claims_volume::name(valid))),
         pod_disruption_budget: caches.pod_disruption_budgets.get(&key),
+        network_policy: caches.network_policies.get(&key),
         deployment: caches.deployments.get(&key),
     })
 }

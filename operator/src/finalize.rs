@@ -55,7 +55,7 @@ pub async fn finalize(context: &Context, object: &EventConsumer) -> Result<Optio
     let ends = ends(object);
     let step = match validate(object) {
         Ok(_) if Timestamp::now() >= ends => Err("it did not work in time".to_owned()),
-        Ok(valid) => match delete(context, object, &valid).await {
+        Ok(valid) => match Box::pin(delete(context, object, &valid)).await {
             Ok(step) => Ok(step),
             // A namespace that is being deleted takes no new Job.
             Err(error) if error.to_string().contains("being terminated") => Err(error.to_string()),

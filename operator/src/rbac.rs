@@ -2,14 +2,8 @@
 
 use k8s_openapi::api::rbac::v1::PolicyRule;
 
-/// The rules of the operator's `ClusterRole`: just what it asks for. It reads no Secret.
+/// The rules of the operator's role in what it watches, one namespace, some or all: just what it asks for. It reads no Secret.
 pub fn rules() -> Vec<PolicyRule> {
-    let rule = |group: &str, resources: &[&str], verbs: &[&str]| PolicyRule {
-        api_groups: Some(vec![group.to_owned()]),
-        resources: Some(resources.iter().map(|&name| name.to_owned()).collect()),
-        verbs: verbs.iter().map(|&name| name.to_owned()).collect(),
-        ..PolicyRule::default()
-    };
     // A server-side apply is a `patch`, and a `create` where there is nothing yet. Children are deleted by their owner
     // references.
     let children = ["get", "list", "watch", "create", "patch"];
@@ -22,9 +16,30 @@ pub fn rules() -> Vec<PolicyRule> {
         rule("", &["configmaps", "persistentvolumeclaims", "serviceaccounts"], &children),
         rule("apps", &["deployments"], &children),
         rule("policy", &["poddisruptionbudgets"], &children),
+        // Deleted where an object no longer asks for it.
+        rule("networking.k8s.io", &["networkpolicies"], &["get", "list", "watch", "create", "patch", "delete"]),
         // The Job that deletes a durable.
         rule("batch", &["jobs"], &["get", "create", "patch"]),
         rule("", &["pods"], &["list", "watch"]),
         rule("events.k8s.io", &["events"], &["create", "patch"]),
     ]
+}
+
+/// The rules of the operator's role in its own namespace, where it has a Lease of this name.
+pub fn lease_rules(lease: &str) -> Vec<PolicyRule> {
+    let named = rule("coordination.k8s.io", &["leases"], &["get", "update"]);
+    vec![
+        PolicyRule { resource_names: Some(vec![lease.to_owned()]), ..named },
+        // What does not exist yet has no name that a rule could go by.
+        rule("coordination.k8s.io", &["leases"], &["create"]),
+    ]
+}
+
+fn rule(group: &str, resources: &[&str], verbs: &[&str]) -> PolicyRule {
+    PolicyRule {
+        api_groups: Some(vec![group.to_owned()]),
+        resources: Some(resources.iter().map(|&name| name.to_owned()).collect()),
+        verbs: verbs.iter().map(|&name| name.to_owned()).collect(),
+        ..PolicyRule::default()
+    }
 }

@@ -35,11 +35,13 @@ fn render_one(object: &EventConsumer, settings: &Settings) -> Result<String, Err
     let desired = build(&validate(object)?, settings)?;
     let volume = desired.claims_volume.as_ref().map(serde_yaml::to_string).transpose()?;
     let budget = desired.pod_disruption_budget.as_ref().map(serde_yaml::to_string).transpose()?;
+    let policy = desired.network_policy.as_ref().map(serde_yaml::to_string).transpose()?;
     let documents = [
         Some(serde_yaml::to_string(&desired.service_account)?),
         Some(serde_yaml::to_string(&desired.config_map)?),
         volume,
         budget,
+        policy,
         Some(serde_yaml::to_string(&desired.deployment)?),
     ];
     let documents: Vec<String> = documents.into_iter().flatten().map(|document| format!("---\n{document}")).collect();

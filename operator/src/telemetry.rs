@@ -31,7 +31,7 @@ pub struct Metrics {
     errors: Family<CategoryLabel, Counter>,
     seconds: Histogram,
     /// When each watch was last answered, in seconds.
-    signs: Arc<Mutex<BTreeMap<&'static str, i64>>>,
+    signs: Arc<Mutex<BTreeMap<Arc<str>, i64>>>,
 }
 
 #[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
@@ -83,17 +83,17 @@ impl Metrics {
     }
 
     /// The API server has answered a watch.
-    pub fn alive(&self, watch: &'static str) {
-        self.signs().insert(watch, Timestamp::now().as_second());
+    pub fn alive(&self, watch: &Arc<str>) {
+        self.signs().insert(Arc::clone(watch), Timestamp::now().as_second());
     }
 
     /// The watch that has had no answer for longest, and for how many seconds; nothing before the first one has begun.
-    pub fn most_silent(&self) -> Option<(&'static str, i64)> {
-        let oldest = self.signs().iter().map(|(watch, sign)| (*sign, *watch)).min();
+    pub fn most_silent(&self) -> Option<(Arc<str>, i64)> {
+        let oldest = self.signs().iter().map(|(watch, sign)| (*sign, Arc::clone(watch))).min();
         oldest.map(|(sign, watch)| (watch, Timestamp::now().as_second().saturating_sub(sign)))
     }
 
-    fn signs(&self) -> MutexGuard<'_, BTreeMap<&'static str, i64>> {
+    fn signs(&self) -> MutexGuard<'_, BTreeMap<Arc<str>, i64>> {
         self.signs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -3,7 +3,9 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::{Resource as _, ResourceExt as _};
 use millrace_config::{Consumer, Limits, Ordering, Problem, RunState, RuntimeConfig};
-use millrace_operator_api::{EventConsumer, EventConsumerSpec, PodTemplate, Scaling, ScalingMode};
+use millrace_operator_api::{
+    EventConsumer, EventConsumerSpec, NetworkPolicy, NetworkPolicyMode, PodTemplate, Scaling, ScalingMode,
+};
 
 use crate::error::Error;
 
@@ -27,6 +29,8 @@ pub struct Valid {
     pub replicas: i32,
     /// How that is decided.
     pub scaling: Scaling,
+    /// What they may be connected to, and connect to.
+    pub network_policy: NetworkPolicy,
     /// Labels, resources and placement of its pods.
     pub template: PodTemplate,
 }
@@ -66,6 +70,7 @@ pub fn validate(object: &EventConsumer) -> Result<Valid, Error> {
         problems.push(Problem::new("replicas", format!("{} is out of range: use 0 to 100", spec.replicas)));
     }
     check_scaling(spec, &config, &mut problems);
+    check_network_policy(&spec.network_policy, &mut problems);
     if !problems.is_empty() {
         return Err(Error::Invalid(problems));
     }
@@ -77,6 +82,7 @@ pub fn validate(object: &EventConsumer) -> Result<Valid, Error> {
         replicas: if spec.run_state == RunState::Stopped { 0 } else { spec.replicas },
         scaling: spec.scaling.clone(),
         config,
+        network_policy: spec.network_policy.clone(),
         template: spec.template.clone(),
     })
 }
@@ -93,5 +99,15 @@ fn check_scaling(spec: &EventConsumerSpec, config: &RuntimeConfig, problems: &mu
     if spec.scaling.mode == ScalingMode::Lag && (config.broker.nats.is_some() || config.has_own_volume() || one_works) {
         let message = "Lag needs a lag and replicas that share it: not broker.nats, idempotency.store.embedded or ordering Key on broker.jetStream";
         problems.push(Problem::new("scaling.mode", message));
+    }
+}
+
+fn check_network_policy(policy: &NetworkPolicy, problems: &mut Vec<Problem>) {
+    if policy.mode == NetworkPolicyMode::None && !policy.egress_ports.is_empty() {
+        let message = "has no use with mode None: remove it or use mode Restricted";
+        problems.push(Problem::new("networkPolicy.egressPorts", message));
+    }
+    if policy.egress_ports.contains(&0) {
+        problems.push(Problem::new("networkPolicy.egressPorts", "0 is out of range: use 1 to 65535"));
     }
 }

@@ -43,7 +43,14 @@ pub struct JetStream {
     /// User names and passwords do not belong here: use `authSecretRef`.
     #[cfg_attr(
         feature = "schema",
-        schemars(length(min = 1, max = 16), inner(length(min = 1, max = 256), regex(pattern = r"^nats://[^@/\s]+$")))
+        schemars(
+            length(min = 1, max = 16),
+            inner(
+                length(min = 1, max = 256),
+                regex(pattern = r"^nats://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?$")
+            ),
+            extend("x-kubernetes-list-type" = "atomic")
+        )
     )]
     pub servers: Vec<String>,
 
@@ -93,7 +100,14 @@ pub struct Nats {
     /// User names and passwords do not belong here: use `authSecretRef`.
     #[cfg_attr(
         feature = "schema",
-        schemars(length(min = 1, max = 16), inner(length(min = 1, max = 256), regex(pattern = r"^nats://[^@/\s]+$")))
+        schemars(
+            length(min = 1, max = 16),
+            inner(
+                length(min = 1, max = 256),
+                regex(pattern = r"^nats://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?$")
+            ),
+            extend("x-kubernetes-list-type" = "atomic")
+        )
     )]
     pub servers: Vec<String>,
 
@@ -118,7 +132,8 @@ pub struct Kafka {
         feature = "schema",
         schemars(
             length(min = 1, max = 16),
-            inner(length(min = 1, max = 256), regex(pattern = r"^([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}$"))
+            inner(length(min = 1, max = 256), regex(pattern = r"^([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}$")),
+            extend("x-kubernetes-list-type" = "atomic")
         )
     )]
     pub bootstrap_servers: Vec<String>,
@@ -194,7 +209,10 @@ pub struct Tls {
 #[serde(rename_all = "camelCase")]
 pub struct SecretRef {
     /// Name of the Secret.
-    #[cfg_attr(feature = "schema", schemars(length(min = 1, max = 253)))]
+    #[cfg_attr(
+        feature = "schema",
+        schemars(length(min = 1, max = 253), regex(pattern = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"))
+    )]
     pub name: String,
 }
 

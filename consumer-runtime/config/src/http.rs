@@ -17,12 +17,16 @@ use crate::{
 #[serde(rename_all = "camelCase")]
 pub struct Http {
     /// URL to post to, for example `https://hooks.example.com/orders`. Without user name, password and fragment: use
-    /// `headersSecretRef` for credentials. Only public addresses are called; whoever runs the operator can allow others
-    /// with `--http-allow`. For a Service of the cluster use `serviceRef`.
+    /// `headersSecretRef` for credentials. A host with other letters than ASCII is written in punycode. Only public
+    /// addresses are called; whoever runs the operator can allow others with `--http-allow`. For a Service of the cluster
+    /// use `serviceRef`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(
         feature = "schema",
-        schemars(length(min = 8, max = 2048), regex(pattern = r"^https?://[^@/?#\s\\]+([/?][^#\s]*)?$"))
+        schemars(
+            length(min = 8, max = 2048),
+            regex(pattern = r"^https?://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?([/?][^#\s]*)?$")
+        )
     )]
     pub url: Option<String>,
 

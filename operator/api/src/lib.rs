@@ -4,11 +4,13 @@
 #![deny(missing_docs)]
 #![allow(unreachable_pub, reason = "KubeSchema derives public structs of its own inside functions")]
 
+pub mod network;
 pub mod scaling;
 pub mod spec;
 pub mod status;
 
 pub use crate::{
+    network::{NetworkPolicy, NetworkPolicyMode},
     scaling::{OnUnknownLag, Scaling, ScalingMode},
     spec::{EventConsumer, EventConsumerSpec, PodMetadata, PodSettings, PodTemplate, Resources, Toleration},
     status::{DeadLetters, EventConsumerStatus, Lag},

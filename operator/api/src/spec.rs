@@ -6,8 +6,9 @@ use kube::{CustomResource, KubeSchema};
 use millrace_config::{Broker, Delivery, Handler, Idempotency, Ordering, Pick, RunState};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
-use crate::{scaling::Scaling, status::EventConsumerStatus};
+use crate::{network::NetworkPolicy, scaling::Scaling, status::EventConsumerStatus};
 
 /// Consumes events from a broker and handles each of them, with its effect once.
 #[derive(Clone, CustomResource, Debug, Deserialize, KubeSchema, PartialEq, Serialize)]
@@ -26,6 +27,11 @@ use crate::{scaling::Scaling, status::EventConsumerStatus};
         status_replicas_path = ".status.replicas",
         label_selector_path = ".status.selector"
     ),
+    selectable = ".spec.runState",
+    selectable = ".spec.scaling.mode",
+    selectable = ".status.broker",
+    selectable = ".status.handler",
+    selectable = ".status.deliveryGuarantee",
     printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
     printcolumn(name = "Broker", type_ = "string", json_path = ".status.broker"),
     printcolumn(name = "Handler", type_ = "string", json_path = ".status.handler"),
@@ -116,6 +122,8 @@ use crate::{scaling::Scaling, status::EventConsumerStatus};
         .message("scaling.mode Lag has no use with idempotency.store.embedded: its volume serves one pod"),
     validation = Rule::new("self.scaling.mode != 'Lag' || !has(self.broker.jetStream) || self.ordering != 'Key'")
         .message("scaling.mode Lag has no use with ordering Key on broker.jetStream: one replica is at work"),
+    validation = Rule::new("self.networkPolicy.mode != 'None' || !has(self.networkPolicy.egressPorts) || size(self.networkPolicy.egressPorts) == 0")
+        .message("networkPolicy.egressPorts has no use with mode None: remove it or use mode Restricted"),
     validation = Rule::new("has(self.broker.jetStream) == has(oldSelf.broker.jetStream) && has(self.broker.kafka) == has(oldSelf.broker.kafka)")
         .message("broker cannot change its kind: delete the EventConsumer and create it again"),
     validation = Rule::new("(has(self.queueGroup) ? self.queueGroup : '') == (has(oldSelf.queueGroup) ? oldSelf.queueGroup : '')")
@@ -134,14 +142,15 @@ pub struct EventConsumerSpec {
         inner(
             length(min = 1, max = 128),
             regex(pattern = r"^(>|([A-Za-z0-9_-]+|[*])([.]([A-Za-z0-9_-]+|[*]))*([.]>)?)$")
-        )
+        ),
+        extend("x-kubernetes-list-type" = "atomic")
     )]
     pub subjects: Vec<String>,
 
     /// Types of events that are handled, for example `OrderPlaced`. Empty: all. Events of other types are acked, counted
     /// and left alone.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 64), inner(length(min = 1, max = 256)))]
+    #[schemars(length(max = 64), inner(length(min = 1, max = 256)), extend("x-kubernetes-list-type" = "atomic"))]
     pub event_types: Vec<String>,
 
     /// NATS queue group, JetStream durable and Kafka consumer group, which all replicas share. Default: `<namespace>-<name>`. It cannot be
@@ -199,6 +208,10 @@ pub struct EventConsumerSpec {
     #[schemars(range(min = 1, max = 3600))]
     pub drain_timeout_seconds: u32,
 
+    /// What the pods may be connected to, and connect to.
+    #[serde(default)]
+    pub network_policy: NetworkPolicy,
+
     /// Labels, resources and placement of the pods.
     #[serde(default)]
     pub template: PodTemplate,
@@ -218,11 +231,15 @@ pub struct PodTemplate {
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct PodMetadata {
-    /// Labels.
-    #[schemars(extend("maxProperties" = 32))]
+    /// Labels, at most 32.
+    #[schemars(extend("maxProperties" = 32, "additionalProperties" = label_value(), "x-kubernetes-validations" = label_keys()))]
     pub labels: BTreeMap<String, String>,
-    /// Annotations.
-    #[schemars(extend("maxProperties" = 32))]
+    /// Annotations, at most 32 with values of at most 4096 characters.
+    #[schemars(extend(
+        "maxProperties" = 32,
+        "additionalProperties" = json!({"type": "string", "maxLength": 4096}),
+        "x-kubernetes-validations" = label_keys()
+    ))]
     pub annotations: BTreeMap<String, String>,
 }
 
@@ -232,15 +249,15 @@ pub struct PodMetadata {
 pub struct PodSettings {
     /// Resources of the one container. Default: requests of 25m CPU and 32Mi memory, a limit of 256Mi memory.
     pub resources: Resources,
-    /// Labels that a node must have.
-    #[schemars(extend("maxProperties" = 32))]
+    /// Labels that a node must have, at most 32.
+    #[schemars(extend("maxProperties" = 32, "additionalProperties" = label_value(), "x-kubernetes-validations" = label_keys()))]
     pub node_selector: BTreeMap<String, String>,
-    /// Taints that the pods tolerate.
-    #[schemars(length(max = 32))]
+    /// Taints that the pods tolerate, at most 32.
+    #[schemars(length(max = 32), extend("x-kubernetes-list-type" = "atomic"))]
     pub tolerations: Vec<Toleration>,
     /// Priority class of the pods.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(length(min = 1, max = 253), regex(pattern = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"))]
     pub priority_class_name: Option<String>,
 }
 
@@ -249,10 +266,10 @@ pub struct PodSettings {
 #[serde(rename_all = "camelCase", default)]
 pub struct Resources {
     /// What the pod is guaranteed, for example `{cpu: 100m, memory: 64Mi}`.
-    #[schemars(extend("maxProperties" = 8))]
+    #[schemars(extend("maxProperties" = 8, "additionalProperties" = quantity(), "x-kubernetes-validations" = label_keys()))]
     pub requests: BTreeMap<String, String>,
     /// What it may use at most.
-    #[schemars(extend("maxProperties" = 8))]
+    #[schemars(extend("maxProperties" = 8, "additionalProperties" = quantity(), "x-kubernetes-validations" = label_keys()))]
     pub limits: BTreeMap<String, String>,
 }
 
@@ -266,7 +283,7 @@ pub struct Toleration {
     pub key: Option<String>,
     /// `Equal` or `Exists`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(regex(pattern = "^(Equal|Exists)$"))]
+    #[schemars(length(max = 6), regex(pattern = "^(Equal|Exists)$"))]
     pub operator: Option<String>,
     /// Value of the taint.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -274,11 +291,29 @@ pub struct Toleration {
     pub value: Option<String>,
     /// `NoSchedule`, `PreferNoSchedule` or `NoExecute`; without it all.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(regex(pattern = "^(NoSchedule|PreferNoSchedule|NoExecute)$"))]
+    #[schemars(length(max = 16), regex(pattern = "^(NoSchedule|PreferNoSchedule|NoExecute)$"))]
     pub effect: Option<String>,
-    /// Seconds that a `NoExecute` taint is tolerated.
+    /// Seconds that a `NoExecute` taint is tolerated; without it for ever.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 2_147_483_647))]
     pub toleration_seconds: Option<i64>,
+}
+
+/// What Kubernetes takes as the value of a label. Refused here it is told to whoever wrote it, not to the operator.
+fn label_value() -> Value {
+    json!({"type": "string", "maxLength": 63, "pattern": "^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$"})
+}
+
+/// What Kubernetes takes as the key of a label or annotation, and as the name of a resource.
+fn label_keys() -> Value {
+    json!([{
+        "rule": "self.all(key, key.matches('^([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$'))",
+        "message": "keys must be names as of Kubernetes labels: at most 63 letters, digits, '-', '_' and '.', after an optional domain and '/'",
+    }])
+}
+
+fn quantity() -> Value {
+    json!({"type": "string", "minLength": 1, "maxLength": 32, "pattern": "^[0-9]+([.][0-9]+)?(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?$"})
 }
 
 fn workers() -> u32 {

@@ -21,7 +21,7 @@ use millrace_config::{RunState, SecretRef};
 use sha2::{Digest, Sha256};
 
 use crate::{
-    build::{Settings, claims_volume, config_map, labels, metadata, selector},
+    build::{PORT, Settings, claims_volume, config_map, labels, metadata, selector},
     validate::Valid,
 };
 
@@ -31,7 +31,6 @@ const TERMINATION_MARGIN_SECONDS: i64 = 15;
 /// The user that the pods run as: `nonroot` of the distroless images.
 const USER: i64 = 65532;
 
-const PORT: i32 = 8080;
 const CONFIG_DIRECTORY: &str = "/etc/millrace";
 const SECRETS_DIRECTORY: &str = "/etc/millrace/secrets";
 const DATA_DIRECTORY: &str = "/var/lib/millrace";
@@ -135,7 +134,7 @@ fn container(valid: &Valid, settings: &Settings) -> Container {
         env: environment(valid, settings),
         ports: Some(vec![ContainerPort {
             name: Some("http".to_owned()),
-            container_port: PORT,
+            container_port: PORT.into(),
             ..ContainerPort::default()
         }]),
         liveness_probe: Some(probe("/livez", 10, 3)),

@@ -4,6 +4,7 @@ pub(crate) mod claims_volume;
 mod config_map;
 pub(crate) mod delete_durable;
 mod deployment;
+mod network_policy;
 mod pod_disruption_budget;
 mod service_account;
 
@@ -13,6 +14,7 @@ use k8s_openapi::{
     api::{
         apps::v1::Deployment,
         core::v1::{ConfigMap, PersistentVolumeClaim, ServiceAccount},
+        networking::v1::NetworkPolicy,
         policy::v1::PodDisruptionBudget,
     },
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
@@ -24,6 +26,9 @@ use crate::{error::Error, validate::Valid};
 
 /// Names the consumer that an object belongs to.
 pub const CONSUMER_LABEL: &str = "millrace.dev/consumer";
+
+/// The only port of a pod: `/status`, `/metrics` and the probes.
+const PORT: u16 = 8080;
 
 /// The images of the consumer-runtime, each as small as what it is for allows.
 #[derive(Clone, Debug, clap::Args)]
@@ -82,6 +87,8 @@ pub struct Desired {
     pub claims_volume: Option<PersistentVolumeClaim>,
     /// At most one pod at a time is taken away on purpose; only where there may be more than one.
     pub pod_disruption_budget: Option<PodDisruptionBudget>,
+    /// What the pods may be connected to, and connect to; nothing where no policy is asked for.
+    pub network_policy: Option<NetworkPolicy>,
     /// The pods.
     pub deployment: Deployment,
 }
@@ -96,6 +103,7 @@ pub fn build(valid: &Valid, settings: &Settings) -> Result<Desired, Error> {
         service_account: service_account::build(valid),
         claims_volume: claims_volume::build(valid),
         pod_disruption_budget: pod_disruption_budget::build(valid),
+        network_policy: network_policy::build(valid, settings),
         deployment: deployment::build(valid, settings, &config_map),
         config_map,
     })
