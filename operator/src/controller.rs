@@ -6,10 +6,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures::{FutureExt as _, future::Shared};
+use futures::{
+    FutureExt as _,
+    future::{Shared, join_all},
+};
 use jiff::Timestamp;
 use kube::{
-    Api, Client, Resource, ResourceExt as _,
+    Api, Resource, ResourceExt as _,
     api::{ApiResource, DynamicObject, Patch, PatchParams},
     core::DeserializeGuard,
 };
@@ -32,7 +35,9 @@ use crate::{
     finalize::{finalize, keep_finalizer},
     key::Key,
     known::{Child, Consumer, Looked},
-    lag, poll,
+    lag,
+    lease::{self, Election},
+    poll,
     queue::Lane,
     scaling::{Decision, Observed, decide},
     serve,
@@ -61,22 +66,30 @@ const FAILURE_PAUSE_MIN: Duration = Duration::from_secs(1);
 const FAILURE_PAUSE_MAX: Duration = Duration::from_secs(300);
 const REFUSED_PAUSE_MAX: Duration = Duration::from_secs(30);
 
-/// Runs the operator until SIGTERM.
-pub async fn run(settings: Settings, namespace: Option<String>, listen: SocketAddr) -> Result<(), Error> {
+/// Runs the operator, in `namespaces` or, without any, everywhere, until SIGTERM or until it has lost its lease.
+pub async fn run(
+    settings: Settings,
+    namespaces: Vec<String>,
+    listen: SocketAddr,
+    election: &Election,
+) -> Result<(), Error> {
     let listener = serve::bind(listen).await?;
-    let client = Client::try_default()
-        .await
-        .map_err(|source| Error::Api { operation: "connect to the API server", source: Box::new(source) })?;
+    let (client, candidate) = lease::connect(election).await?;
     let metrics = Metrics::default();
     let mut terminate = signal(SignalKind::terminate())?;
     info!(version = env!("CARGO_PKG_VERSION"), images = ?settings.images, "starting");
-    let context = Context::new(client, settings, metrics.clone());
+    let scopes = if namespaces.is_empty() { vec![None] } else { namespaces.into_iter().map(Some).collect() };
     let stop = async move {
         terminate.recv().await;
         info!("told to stop");
-    };
+    }
+    .shared();
+    let work = join_all(scopes.into_iter().map(|scope| {
+        let context = Context::new(client.clone(), settings.clone(), metrics.clone());
+        reconcile_all(context, scope, stop.clone())
+    }));
     tokio::select! {
-        () = reconcile_all(context, namespace, stop) => Ok(()),
+        led = lease::lead(candidate, stop.clone(), work) => led,
         served = serve::serve(listener, metrics) => served.map_err(Error::from),
     }
 }

@@ -39,6 +39,14 @@ pub enum Error {
     /// The spec breaks rules. Nothing is touched until it changes.
     #[error("{}", problem::list(.0))]
     Invalid(Vec<Problem>),
+    /// The times of the election do not fit each other.
+    #[error(
+        "the lease cannot be used with these times: its duration must be longer than the renew deadline, and that longer than 1.2 retry periods, which are at least a second"
+    )]
+    Election,
+    /// Another operator may write now, or may soon.
+    #[error("the lease is lost: another operator goes on")]
+    LeaseLost,
     /// An object cannot be written as JSON or YAML, or read.
     #[error("failed to convert: {0}")]
     Json(#[from] serde_json::Error),
@@ -65,15 +73,21 @@ impl Error {
             Self::Outdated => "conflict",
             Self::NotOurs { .. } => "not_ours",
             Self::Invalid(_) => "invalid",
-            Self::Json(_) | Self::Yaml(_) | Self::Io(_) => "internal",
+            Self::LeaseLost => "lease_lost",
+            Self::Election | Self::Json(_) | Self::Yaml(_) | Self::Io(_) => "internal",
         }
     }
 
     /// Whether trying again can help without anybody changing anything.
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::Api { .. } | Self::TimedOut(_) | Self::Blind { .. } | Self::Outdated | Self::Io(_) => true,
-            Self::NotOurs { .. } | Self::Invalid(_) | Self::Json(_) | Self::Yaml(_) => false,
+            Self::Api { .. }
+            | Self::TimedOut(_)
+            | Self::Blind { .. }
+            | Self::Outdated
+            | Self::LeaseLost
+            | Self::Io(_) => true,
+            Self::NotOurs { .. } | Self::Invalid(_) | Self::Election | Self::Json(_) | Self::Yaml(_) => false,
         }
     }
 

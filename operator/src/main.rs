@@ -8,7 +8,9 @@ use millrace_config::AddressRanges;
 use millrace_operator_api::EventConsumer;
 use operator::{
     build::{RuntimeImages, Settings, TraceSettings},
-    controller, rbac, render, telemetry,
+    controller,
+    lease::Election,
+    rbac, reference, render, telemetry,
 };
 
 /// Reconciles EventConsumers.
@@ -31,17 +33,25 @@ enum Command {
         /// several are separated by commas.
         #[arg(long, env = "HTTP_ALLOW", default_value = "")]
         http_allow: AddressRanges,
-        /// The one namespace to watch; all when not given.
-        #[arg(long, env = "WATCH_NAMESPACE")]
-        watch_namespace: Option<String>,
+        /// The namespaces to watch, separated by commas; all when not given.
+        #[arg(long, env = "WATCH_NAMESPACES", value_delimiter = ',')]
+        watch_namespaces: Vec<String>,
+        #[command(flatten)]
+        election: Election,
         /// Where /livez, /readyz and /metrics are served.
         #[arg(long, env = "LISTEN", default_value = "0.0.0.0:8080")]
         listen: SocketAddr,
     },
     /// Prints the CustomResourceDefinition.
     Crd,
-    /// Prints the rules of the operator's ClusterRole.
-    Rbac,
+    /// Prints the rules of the operator's role: for what it watches or, with a name, for its Lease of that name.
+    Rbac {
+        /// Name of the Lease.
+        #[arg(long)]
+        lease: Option<String>,
+    },
+    /// Prints the reference of the custom resources, as Markdown.
+    Reference,
     /// Prints the objects that the operator would make for the EventConsumers in a file. Needs no cluster.
     Render {
         /// The file, with one or more YAML documents.
@@ -59,13 +69,17 @@ enum Command {
 #[tokio::main]
 async fn main() -> ExitCode {
     let result = match Args::parse().command {
-        Command::Run { images, traces, http_allow, watch_namespace, listen } => {
+        Command::Run { images, traces, http_allow, mut watch_namespaces, election, listen } => {
             telemetry::init();
             let settings = Settings { images, http_allow, traces };
-            controller::run(settings, watch_namespace.filter(|name| !name.is_empty()), listen).await
+            // What an empty variable becomes.
+            watch_namespaces.retain(|name| !name.is_empty());
+            Box::pin(controller::run(settings, watch_namespaces, listen, &election)).await
         }
         Command::Crd => print_yaml(&EventConsumer::crd()),
-        Command::Rbac => print_yaml(&rbac::rules()),
+        Command::Rbac { lease: None } => print_yaml(&rbac::rules()),
+        Command::Rbac { lease: Some(name) } => print_yaml(&rbac::lease_rules(&name)),
+        Command::Reference => reference::reference(&EventConsumer::crd()).map(|page| print!("{page}")),
         Command::Render { file, images, traces, http_allow } => {
             render::render(&file, &Settings { images, http_allow, traces }).map(|yaml| print!("{yaml}"))
         }
