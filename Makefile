@@ -44,6 +44,10 @@ scale: tools programs ## COUNT consumers, 10,000 when not given, on a real API s
 operator-faults: tools ## The operator: a crash after every write, lost notifications, old views, an API server that goes
 	@cargo run --quiet --locked -p millrace-operator-trials --bin operator-faults
 
+operator-objects: tools ## 100,000 generated objects, and 1,000 changes of some on a real API server, each taken back
+	OPERATOR_OBJECTS=100000 OPERATOR_INVALID=5000 OPERATOR_STEPS=1000 PATH="$$(deploy/tools/get cargo-nextest | tail -n 1):$$PATH" \
+	$(CARGO_TEST) -p operator --no-capture -E 'test(/mutations::|no_object_changes_the_security/)'
+
 programs: ## Operator, runtimes and producer as they are in their images
 	@deploy/images/programs
 
@@ -65,4 +69,4 @@ cluster-down: ## Takes it down and leaves nothing behind
 tools: ## Builds the pinned tools that are missing
 	@deploy/tools/get nats-server kafka mailpit redis-server postgresql etcd kubernetes helm cargo-nextest >/dev/null
 
-.PHONY: help demo test check unit e2e footprint ledger faults scale operator-faults programs bench-smoke bench images cluster-up cluster-down tools
+.PHONY: help demo test check unit e2e footprint ledger faults scale operator-faults operator-objects programs bench-smoke bench images cluster-up cluster-down tools

@@ -5,18 +5,19 @@
 use std::path::{Path, PathBuf};
 
 use k8s_openapi::api::{apps::v1::Deployment, core::v1::Pod};
+use kube::CustomResourceExt as _;
 use millrace_config::{
     CircuitBreaker, Ordering, RunState,
     status::{Part, StatusReport},
 };
 use millrace_operator_api::EventConsumer;
+use millrace_operator_testkit::Generator;
 use operator::{
     build::{Desired, RuntimeImages, Settings, TraceSettings, build},
     error::Error,
     status::{Seen, status},
     validate::validate,
 };
-use proptest::prelude::*;
 use serde_json::{Value, json};
 
 fn settings() -> Settings {
@@ -375,47 +376,89 @@ fn a_status_that_says_the_same_keeps_the_times_of_its_transitions() {
     assert_eq!(object.status, Some(later), "so that nothing is written");
 }
 
-/// Templates that try what a user might.
-fn arbitrary_template() -> impl Strategy<Value = Value> {
-    let name = "[a-zA-Z0-9./-]{1,30}";
-    let map = prop::collection::btree_map(name, name, 0..4);
-    (map.clone(), map.clone(), map.clone(), map, prop::option::of(name)).prop_map(
-        |(labels, annotations, requests, nodes, priority)| {
-            let mut labels = json!(labels);
-            labels["millrace.dev/consumer"] = json!("somebody-else");
-            json!({
-                "metadata": {"labels": labels, "annotations": annotations},
-                "spec": {"resources": {"requests": requests}, "nodeSelector": nodes, "priorityClassName": priority},
-            })
-        },
-    )
+/// Objects that are checked in every run; `OPERATOR_OBJECTS` asks for another number (`make operator-objects`).
+const OBJECTS: usize = 2000;
+
+/// The security fields of every pod.
+fn assert_locked_down(pod: &Value, what: &Value) {
+    assert_eq!(
+        pod["securityContext"],
+        json!({
+            "runAsNonRoot": true, "runAsUser": 65532, "runAsGroup": 65532, "fsGroup": 65532, "seccompProfile": {"type": "RuntimeDefault"},
+        }),
+        "{what}"
+    );
+    assert_eq!((&pod["automountServiceAccountToken"], &pod["enableServiceLinks"]), (&json!(false), &json!(false)));
+    assert_eq!(pod["serviceAccountName"], "orders", "{what}");
+    for field in
+        ["hostNetwork", "hostPID", "hostIPC", "hostUsers", "initContainers", "ephemeralContainers", "runtimeClassName"]
+    {
+        assert!(pod.get(field).is_none(), "{field}: {what}");
+    }
+    let [container] = pod["containers"].as_array().unwrap().as_slice() else { panic!("{what}") };
+    assert_eq!(
+        container["securityContext"],
+        json!({
+            "allowPrivilegeEscalation": false, "readOnlyRootFilesystem": true, "runAsNonRoot": true, "capabilities": {"drop": ["ALL"]},
+        }),
+        "{what}"
+    );
+    let images = ["millrace/consumer-runtime:test", "millrace/consumer-runtime-kafka:test"];
+    assert!(images.iter().any(|image| container["image"] == *image), "{what}");
+    let arguments = container["args"].as_array().unwrap();
+    assert_eq!(arguments[0], "--config=/etc/millrace/config.yaml", "{what}");
+    assert!(container.get("command").is_none() && container.get("envFrom").is_none(), "{what}");
+    for variable in container["env"].as_array().into_iter().flatten() {
+        assert_eq!(variable["name"], "MILLRACE_HTTP_ALLOW", "{what}");
+    }
+    assert!(container["resources"]["limits"]["memory"].is_string(), "{what}");
+    for volume in pod["volumes"].as_array().unwrap() {
+        let kinds: Vec<_> = volume.as_object().unwrap().keys().filter(|key| *key != "name").collect();
+        assert!(
+            matches!(kinds[..], [kind] if ["configMap", "persistentVolumeClaim", "secret"].contains(&kind.as_str())),
+            "{what}"
+        );
+    }
 }
 
-proptest! {
-    #[test]
-    fn no_object_changes_the_security_of_its_pods_or_takes_their_labels(template in arbitrary_template(), workers in 1_u32..4096) {
-        let mut object = example("email");
-        object.spec.template = serde_json::from_value(template).unwrap();
-        object.spec.workers = workers;
-
-        let deployment = serde_json::to_value(desired(&object).deployment).unwrap();
-        let pod = &deployment["spec"]["template"]["spec"];
-
-        prop_assert_eq!(&deployment["spec"]["template"]["metadata"]["labels"]["millrace.dev/consumer"], "order-emails");
-        prop_assert_eq!(&pod["automountServiceAccountToken"], false);
-        prop_assert_eq!(&pod["securityContext"], &json!({
-            "runAsNonRoot": true, "runAsUser": 65532, "runAsGroup": 65532, "fsGroup": 65532, "seccompProfile": {"type": "RuntimeDefault"},
-        }));
-        let container = &pod["containers"][0];
-        prop_assert_eq!(&container["securityContext"], &json!({
-            "allowPrivilegeEscalation": false, "readOnlyRootFilesystem": true, "runAsNonRoot": true, "capabilities": {"drop": ["ALL"]},
-        }));
-        prop_assert_eq!(&container["image"], "millrace/consumer-runtime:test");
-        prop_assert_eq!(pod["containers"].as_array().unwrap().len(), 1);
-        for field in ["hostNetwork", "hostPID", "hostIPC", "initContainers"] {
-            prop_assert!(pod.get(field).is_none(), "{}", field);
-        }
+#[test]
+fn no_object_changes_the_security_of_its_pods_or_takes_their_labels() {
+    let definition = serde_json::to_value(EventConsumer::crd()).unwrap();
+    let schema = &definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"];
+    let examples: Vec<_> = std::fs::read_dir(examples())
+        .unwrap()
+        .map(|entry| {
+            serde_json::to_value(example(entry.unwrap().path().file_stem().unwrap().to_str().unwrap()).spec).unwrap()
+        })
+        .collect();
+    let wanted = std::env::var("OPERATOR_OBJECTS").map_or(OBJECTS, |count| count.parse().unwrap());
+    let mut generator = Generator::new(3);
+    let (mut built, mut refused) = (0, 0);
+    while built < wanted {
+        let mut spec = examples[generator.below(examples.len())].clone();
+        (0..=generator.below(6)).for_each(|_| generator.change(schema, &mut spec));
+        spec["template"]["metadata"]["labels"]["millrace.dev/consumer"] = json!("somebody-else");
+        // What the schema allows can always be read.
+        let object: EventConsumer = serde_json::from_value(json!({
+            "apiVersion": "millrace.dev/v1alpha1", "kind": "EventConsumer",
+            "metadata": {"name": "orders", "namespace": "shop", "uid": "uid"}, "spec": spec,
+        }))
+        .unwrap_or_else(|error| panic!("{error}: {spec}"));
+        let Ok(valid) = validate(&object) else {
+            refused += 1;
+            assert!(refused < 20 * wanted, "hardly any object is valid");
+            continue;
+        };
+        built += 1;
+        let desired = build(&valid, &settings()).unwrap();
+        let template = serde_json::to_value(&desired.deployment).unwrap()["spec"]["template"].clone();
+        assert_eq!(template["metadata"]["labels"]["millrace.dev/consumer"], "orders", "{spec}");
+        assert_locked_down(&template["spec"], &spec);
+        // The runtime reads what becomes of it.
+        let config = &desired.config_map.data.unwrap()["config.yaml"];
+        millrace_config::load(config).unwrap_or_else(|error| panic!("{error}: {spec}"));
     }
+    println!("objects: built={built} refused={refused}");
 }
 
 #[test]

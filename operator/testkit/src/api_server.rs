@@ -2,6 +2,7 @@
 //! nothing comes of them, so every write that a test sees is the operator's or its own.
 
 use std::{
+    fmt::Debug,
     fs::{self, File},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -13,36 +14,53 @@ use http::Request;
 use k8s_openapi::{
     api::{
         core::v1::Namespace,
-        rbac::v1::{ClusterRole, ClusterRoleBinding, PolicyRule},
+        rbac::v1::{ClusterRole, ClusterRoleBinding, PolicyRule, Role, RoleBinding},
     },
     apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
 };
 use kube::{
-    Api, Client, Config, CustomResourceExt as _,
+    Api, Client, Config, CustomResourceExt as _, Resource,
     api::{Patch, PatchParams, PostParams},
     config::AuthInfo,
 };
 use millrace_operator_api::EventConsumer;
-use millrace_testkit::nats_server::{free_port, tool};
+use millrace_testkit::{
+    nats_server::{free_port, tool},
+    signal::{self, Signal},
+};
 use rcgen::KeyPair;
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 /// The time in which both programs must answer. They take four seconds on two idle cores.
 const START_LIMIT: Duration = Duration::from_secs(60);
 
-/// The one who may do everything, by a token of the token file.
-const ADMIN_TOKEN: &str = "admin-token";
+/// The one who may do everything.
+const ADMIN: &str = "admin";
 
-/// The operator, who may do what the generated role says once it is granted.
-const OPERATOR_TOKEN: &str = "operator-token";
+/// Those who may do nothing until they are granted it. A token is the name and `-token`.
+const USERS: [&str; 4] = ["operator", "first", "second", "third"];
 
-/// The name of the operator's user.
-const OPERATOR: &str = "millrace-operator";
+/// Who asked for what, and what was written to Leases.
+const AUDIT_POLICY: &str = "
+apiVersion: audit.k8s.io/v1
+kind: Policy
+omitStages: [RequestReceived]
+rules:
+- level: Request
+  resources: [{group: coordination.k8s.io, resources: [leases]}]
+  namespaces: [default]
+  users: [operator, first, second, third]
+- level: Metadata
+  users: [operator, first, second, third]
+- level: None
+";
 
 /// A real API server with the definition of `EventConsumer`. It ends with this value.
 pub struct ApiServer {
     data: TempDir,
+    audited: bool,
     port: u16,
     etcd: Process,
     etcd_port: u16,
@@ -63,13 +81,27 @@ impl Drop for Process {
 impl ApiServer {
     /// Starts both programs, waits until they answer, and installs the definition.
     pub async fn start() -> Self {
+        Self::start_with(false, &EventConsumer::crd()).await
+    }
+
+    /// The same with an audit log, and as strict as a server can be about owner references.
+    pub async fn start_audited() -> Self {
+        Self::start_with(true, &EventConsumer::crd()).await
+    }
+
+    /// The same with another definition.
+    pub async fn start_with_definition(definition: &CustomResourceDefinition) -> Self {
+        Self::start_with(false, definition).await
+    }
+
+    async fn start_with(audited: bool, definition: &CustomResourceDefinition) -> Self {
         let data = TempDir::new().unwrap();
         write_credentials(data.path());
         let (port, etcd_port) = (free_port(), free_port());
         let etcd = start_etcd(data.path(), etcd_port);
-        let mut server = Self { data, port, etcd, etcd_port, server: None };
+        let mut server = Self { data, audited, port, etcd, etcd_port, server: None };
         server.restart().await;
-        server.install().await;
+        server.install(definition).await;
         server
     }
 
@@ -81,7 +113,7 @@ impl ApiServer {
     /// Starts the API server on its port and data, killing what is left of it, and waits until it answers.
     pub async fn restart(&mut self) {
         self.kill();
-        self.server = Some(start_api_server(self.data.path(), self.port, self.etcd_port));
+        self.server = Some(start_api_server(self.data.path(), self.port, self.etcd_port, self.audited));
         let deadline = Instant::now() + START_LIMIT;
         while let Err(why) = self.check().await {
             let ended = self.server.as_mut().and_then(|server| server.0.try_wait().unwrap());
@@ -100,61 +132,65 @@ impl ApiServer {
 
     /// How a client of somebody who may do everything reaches it.
     pub fn config(&self) -> Config {
-        self.config_of(ADMIN_TOKEN)
+        self.config_of(ADMIN)
     }
 
-    /// How the operator reaches it.
-    pub fn operator_config(&self) -> Config {
-        self.config_of(OPERATOR_TOKEN)
-    }
-
-    fn config_of(&self, token: &str) -> Config {
+    /// How a client of one of the users reaches it.
+    pub fn config_of(&self, user: &str) -> Config {
         let mut config = Config::new(format!("https://127.0.0.1:{}", self.port).parse().unwrap());
         // It signs for itself; its authority stands behind its certificate in the same file.
-        let pem = fs::read_to_string(self.data.path().join("certificates/apiserver.crt")).unwrap();
-        config.root_cert = Some(certificates(&pem));
-        config.auth_info = AuthInfo { token: Some(token.to_owned().into()), ..AuthInfo::default() };
+        config.root_cert = Some(certificates(&self.certificate()));
+        config.auth_info = AuthInfo { token: Some(format!("{user}-token").into()), ..AuthInfo::default() };
         config
     }
 
-    /// Makes a namespace.
-    pub async fn make_namespace(&self, name: &str) {
-        let namespaces: Api<Namespace> = Api::all(self.client());
-        let namespace = serde_json::from_value(serde_json::json!({"metadata": {"name": name}})).unwrap();
-        namespaces.create(&PostParams::default(), &namespace).await.unwrap();
-    }
-
-    /// A kubeconfig of the operator.
-    pub fn operator_kubeconfig(&self) -> PathBuf {
-        let (folder, path) = (self.data.path(), self.data.path().join("operator.kubeconfig"));
-        let named = |name: &str, what: Value| json!([{"name": "default", name: what}]);
-        let cluster = json!({
-            "server": format!("https://127.0.0.1:{}", self.port),
-            "certificate-authority": folder.join("certificates/apiserver.crt"),
-        });
+    /// The same as a file, for a process.
+    pub fn kubeconfig(&self, user: &str) -> PathBuf {
+        let authority = STANDARD.encode(self.certificate());
+        let path = self.data.path().join(format!("{user}.kubeconfig"));
         let config = json!({
-            "apiVersion": "v1", "kind": "Config", "current-context": "default",
-            "clusters": named("cluster", cluster), "users": named("user", json!({"token": OPERATOR_TOKEN})),
-            "contexts": named("context", json!({"cluster": "default", "user": "default"})),
+            "apiVersion": "v1", "kind": "Config", "current-context": "test",
+            "clusters": [{"name": "test", "cluster": {
+                "server": format!("https://127.0.0.1:{}", self.port), "certificate-authority-data": authority,
+            }}],
+            "users": [{"name": user, "user": {"token": format!("{user}-token")}}],
+            "contexts": [{"name": "test", "context": {"cluster": "test", "user": user, "namespace": "default"}}],
         });
         fs::write(&path, config.to_string()).unwrap();
         path
     }
 
-    /// Lets the operator do this, everywhere, and nothing else.
-    pub async fn grant(&self, rules: &[PolicyRule]) {
-        let apply = PatchParams::apply("test").force();
-        let kind = |kind: &str| json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": kind});
-        let mut role = kind("ClusterRole");
-        role["metadata"] = json!({"name": OPERATOR});
-        role["rules"] = json!(rules);
-        Api::<ClusterRole>::all(self.client()).patch(OPERATOR, &apply, &Patch::Apply(&role)).await.unwrap();
-        let mut binding = kind("ClusterRoleBinding");
-        binding["metadata"] = json!({"name": OPERATOR});
-        binding["roleRef"] = json!({"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": OPERATOR});
-        binding["subjects"] = json!([{"kind": "User", "name": OPERATOR, "apiGroup": "rbac.authorization.k8s.io"}]);
-        let bindings: Api<ClusterRoleBinding> = Api::all(self.client());
-        bindings.patch(OPERATOR, &apply, &Patch::Apply(&binding)).await.unwrap();
+    /// Lets a user do this, in a namespace or everywhere, and there nothing else.
+    pub async fn grant(&self, user: &str, namespace: Option<&str>, rights: &[PolicyRule]) {
+        let name = format!("{user}-{}", namespace.unwrap_or("everywhere"));
+        let kind = if namespace.is_some() { "Role" } else { "ClusterRole" };
+        let metadata = json!({"name": name});
+        let subject = json!({"kind": "User", "name": user, "apiGroup": "rbac.authorization.k8s.io"});
+        let role = json!({"apiGroup": "rbac.authorization.k8s.io", "kind": kind, "name": name});
+        let binding = json!({"metadata": metadata, "subjects": [subject], "roleRef": role});
+        let role = json!({"metadata": metadata, "rules": rights});
+        let client = self.client();
+        if let Some(namespace) = namespace {
+            apply(&Api::<Role>::namespaced(client.clone(), namespace), role).await;
+            apply(&Api::<RoleBinding>::namespaced(client, namespace), binding).await;
+        } else {
+            apply(&Api::<ClusterRole>::all(client.clone()), role).await;
+            apply(&Api::<ClusterRoleBinding>::all(client), binding).await;
+        }
+    }
+
+    /// What the users have asked for so far. A request is there before its answer.
+    pub fn audit(&self) -> Vec<Value> {
+        let log = fs::read_to_string(self.data.path().join("audit.log")).unwrap();
+        // The last line may be half written.
+        log.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+    }
+
+    /// Makes a namespace.
+    pub async fn make_namespace(&self, name: &str) {
+        let namespaces: Api<Namespace> = Api::all(self.client());
+        let namespace = serde_json::from_value(json!({"metadata": {"name": name}})).unwrap();
+        namespaces.create(&PostParams::default(), &namespace).await.unwrap();
     }
 
     /// What it counts, in the text format of Prometheus.
@@ -164,17 +200,20 @@ impl ApiServer {
 
     /// Stops the API server without a word: connections stay, and nothing answers.
     pub fn pause(&self) {
-        self.signal("-STOP");
+        self.signal(Signal::STOP);
     }
 
     /// Lets it go on.
     pub fn resume(&self) {
-        self.signal("-CONT");
+        self.signal(Signal::CONT);
     }
 
-    fn signal(&self, signal: &str) {
-        let pid = self.server.as_ref().expect("it runs").0.id().to_string();
-        assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
+    fn signal(&self, signal: Signal) {
+        assert!(signal::send(signal, self.server.as_ref().expect("it runs").0.id()));
+    }
+
+    fn certificate(&self) -> String {
+        fs::read_to_string(self.data.path().join("certificates/apiserver.crt")).unwrap()
     }
 
     /// Ready means that what a start makes is made, as `/readyz` says. `Err` says why not.
@@ -188,11 +227,11 @@ impl ApiServer {
         answer.map_err(|_| "no answer".to_owned())?.map(drop).map_err(|error| format!("{error:?}"))
     }
 
-    async fn install(&self) {
+    /// Installs a definition, or replaces the one that is there, and waits until it is served.
+    pub async fn install(&self, definition: &CustomResourceDefinition) {
         let definitions: Api<CustomResourceDefinition> = Api::all(self.client());
-        let definition = EventConsumer::crd();
         let name = definition.metadata.name.clone().unwrap();
-        definitions.patch(&name, &PatchParams::apply("test").force(), &Patch::Apply(&definition)).await.unwrap();
+        definitions.patch(&name, &PatchParams::apply("test").force(), &Patch::Apply(definition)).await.unwrap();
         let objects: Api<EventConsumer> = Api::all(self.client());
         crate::wait_for("the definition is served", START_LIMIT, || async {
             objects.list(&kube::api::ListParams::default().limit(1)).await.ok()
@@ -207,6 +246,16 @@ impl ApiServer {
     }
 }
 
+/// Makes an object be as it is given, whatever was there.
+async fn apply<K>(api: &Api<K>, mut object: Value)
+where
+    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned,
+{
+    (object["apiVersion"], object["kind"]) = (json!(K::api_version(&())), json!(K::kind(&())));
+    let name = object["metadata"]["name"].as_str().unwrap().to_owned();
+    api.patch(&name, &PatchParams::apply("test").force(), &Patch::Apply(&object)).await.unwrap();
+}
+
 /// The certificates of a PEM file.
 fn certificates(pem: &str) -> Vec<Vec<u8>> {
     let blocks = pem.split("-----BEGIN CERTIFICATE-----").skip(1);
@@ -217,8 +266,10 @@ fn write_credentials(folder: &Path) {
     let key = KeyPair::generate().unwrap();
     fs::write(folder.join("accounts.key"), key.serialize_pem()).unwrap();
     fs::write(folder.join("accounts.pub"), key.public_key_pem()).unwrap();
-    let tokens = format!("{ADMIN_TOKEN},admin,admin,\"system:masters\"\n{OPERATOR_TOKEN},{OPERATOR},{OPERATOR}\n");
-    fs::write(folder.join("tokens.csv"), tokens).unwrap();
+    let admin = format!("{ADMIN}-token,{ADMIN},{ADMIN},\"system:masters\"");
+    let users = USERS.iter().map(|user| format!("{user}-token,{user},{user}"));
+    fs::write(folder.join("tokens.csv"), [admin].into_iter().chain(users).collect::<Vec<_>>().join("\n")).unwrap();
+    fs::write(folder.join("audit.yaml"), AUDIT_POLICY).unwrap();
 }
 
 fn start_etcd(folder: &Path, port: u16) -> Process {
@@ -233,7 +284,7 @@ fn start_etcd(folder: &Path, port: u16) -> Process {
     spawn(command, &folder.join("etcd.log"))
 }
 
-fn start_api_server(folder: &Path, port: u16, etcd_port: u16) -> Process {
+fn start_api_server(folder: &Path, port: u16, etcd_port: u16, audited: bool) -> Process {
     let mut command = Command::new(tool("kube-apiserver", "KUBE_APISERVER"));
     command.args(["--bind-address", "127.0.0.1", "--advertise-address", "127.0.0.1"]);
     command.args(["--secure-port", &port.to_string(), "--etcd-servers", &format!("http://127.0.0.1:{etcd_port}")]);
@@ -245,6 +296,11 @@ fn start_api_server(folder: &Path, port: u16, etcd_port: u16) -> Process {
     // Nobody makes the account `default` of a namespace here, and pods are made by hand.
     command.args(["--service-cluster-ip-range", "10.99.0.0/16", "--disable-admission-plugins", "ServiceAccount"]);
     command.args(["--endpoint-reconciler-type", "none"]);
+    if audited {
+        command.arg("--audit-policy-file").arg(folder.join("audit.yaml"));
+        command.arg("--audit-log-path").arg(folder.join("audit.log"));
+        command.args(["--enable-admission-plugins", "OwnerReferencesPermissionEnforcement"]);
+    }
     spawn(command, &folder.join("kube-apiserver.log"))
 }
 

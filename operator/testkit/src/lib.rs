@@ -9,10 +9,11 @@
 )]
 
 pub mod api_server;
+pub mod generate;
 pub mod operator_process;
 pub mod pod;
 
-pub use crate::{api_server::ApiServer, operator_process::OperatorProcess, pod::FakePod};
+pub use crate::{api_server::ApiServer, generate::Generator, operator_process::OperatorProcess, pod::FakePod};
 
 use std::time::{Duration, Instant};
 

@@ -5,11 +5,14 @@ use std::{
     io::Read as _,
     net::{SocketAddr, TcpStream},
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
-    time::Duration,
+    process::{Child, Command, ExitStatus, Stdio},
+    time::{Duration, Instant},
 };
 
-use millrace_testkit::nats_server::free_port;
+use millrace_testkit::{
+    nats_server::free_port,
+    signal::{self, Signal},
+};
 use tempfile::TempDir;
 
 use crate::wait_for;
@@ -27,6 +30,11 @@ pub struct OperatorProcess {
 impl OperatorProcess {
     /// Starts `program` with the command `run` on the cluster of `kubeconfig`, and waits until it answers.
     pub async fn start(program: &Path, kubeconfig: &Path) -> Self {
+        Self::start_with(program, kubeconfig, &[]).await
+    }
+
+    /// The same with more environment.
+    pub async fn start_with(program: &Path, kubeconfig: &Path, environment: &[(&str, &str)]) -> Self {
         let folder = TempDir::new().unwrap();
         let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
         let log = File::create(folder.path().join("log")).unwrap();
@@ -35,6 +43,7 @@ impl OperatorProcess {
             .env("KUBECONFIG", kubeconfig)
             .env("LISTEN", address.to_string())
             .env("LOG_LEVEL", "warn")
+            .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log)
@@ -77,15 +86,27 @@ impl OperatorProcess {
         fs::read_to_string(self.log_file()).unwrap()
     }
 
-    /// Asks it to stop, and waits until it has.
-    pub async fn stop(mut self) {
-        let pid = self.child.id().to_string();
-        assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
-        let deadline = std::time::Instant::now() + LIMIT;
-        while self.child.try_wait().unwrap().is_none() {
-            assert!(std::time::Instant::now() < deadline, "it does not stop: {}", self.log());
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) {
+        assert!(signal::send(signal, self.child.id()));
+    }
+
+    /// How it ends, which must be within `limit`.
+    pub async fn ended(&mut self, limit: Duration) -> ExitStatus {
+        let deadline = Instant::now() + limit;
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(Instant::now() < deadline, "it does not end: {}", self.log());
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
+    }
+
+    /// Asks it to stop, and waits until it has.
+    pub async fn stop(mut self) {
+        self.signal(Signal::TERM);
+        self.ended(LIMIT).await;
     }
 
     fn log_file(&self) -> PathBuf {

@@ -1,5 +1,6 @@
 //! An API server, and operators on it.
 #![allow(clippy::disallowed_methods, reason = "a task of a test ends with it")]
+#![allow(dead_code, reason = "each program of tests uses a part of it")]
 
 use std::{path::Path, time::Duration};
 
@@ -16,7 +17,7 @@ use kube::{
 };
 use millrace_config::status::StatusReport;
 use millrace_operator_api::EventConsumer;
-use millrace_operator_testkit::{ApiServer, wait_for};
+use millrace_operator_testkit::{ApiServer, OperatorProcess, wait_for};
 use operator::{
     build::{RuntimeImages, Settings, TraceSettings},
     context::Context,
@@ -44,13 +45,28 @@ pub(crate) struct Operator {
 
 impl Cluster {
     pub(crate) async fn start() -> Self {
-        let server = ApiServer::start().await;
+        Self::on(ApiServer::start().await).await
+    }
+
+    /// The same with an audit log.
+    pub(crate) async fn start_audited() -> Self {
+        Self::on(ApiServer::start_audited().await).await
+    }
+
+    pub(crate) async fn on(server: ApiServer) -> Self {
         server.make_namespace("shop").await;
         Self { server }
     }
 
     pub(crate) fn client(&self) -> Client {
         self.server.client()
+    }
+
+    /// The operator as a process, of a user who may do what it was granted.
+    pub(crate) async fn process(&self, user: &str, environment: &[(&str, &str)]) -> OperatorProcess {
+        let environment = [&[("POD_NAME", user), ("LOG_LEVEL", "info")], environment].concat();
+        let program = Path::new(env!("CARGO_BIN_EXE_operator"));
+        OperatorProcess::start_with(program, &self.server.kubeconfig(user), &environment).await
     }
 
     pub(crate) fn operator(&self) -> Operator {
@@ -107,7 +123,8 @@ impl Cluster {
     }
 }
 
-fn settings() -> Settings {
+/// What is the same for all consumers of a test.
+pub(crate) fn settings() -> Settings {
     let images =
         RuntimeImages { nats: "millrace/consumer-runtime:test".to_owned(), kafka: "millrace/kafka:test".to_owned() };
     Settings { images, traces: TraceSettings::default(), http_allow: "".parse().unwrap() }

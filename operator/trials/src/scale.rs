@@ -81,11 +81,11 @@ fn float(count: u64) -> f64 {
 /// Makes `count` consumers, and has `program` reconcile them, which must write nothing for as long as `quiet` afterwards.
 pub async fn run(program: &Path, rules: &[PolicyRule], count: usize, quiet: Duration) -> Outcome {
     let server = ApiServer::start().await;
-    server.grant(rules).await;
+    server.grant("operator", None, rules).await;
     for namespace in namespaces() {
         server.make_namespace(&namespace).await;
     }
-    let trial = Trial { client: server.client(), kubeconfig: server.operator_kubeconfig(), server, program };
+    let trial = Trial { client: server.client(), kubeconfig: server.kubeconfig("operator"), server, program };
     // The first ones warm up the API server, which then knows the kinds.
     trial.flood(0..FEW / 4).await;
     let few = trial.flood(FEW / 4..FEW / 4 + FEW).await;

@@ -32,7 +32,7 @@ const MENDED: Duration = Duration::from_secs(60);
 
 async fn shop() -> (ApiServer, Shop) {
     let server = ApiServer::start().await;
-    server.grant(&operator::rbac::rules()).await;
+    server.grant("operator", None, &operator::rbac::rules()).await;
     server.make_namespace("shop").await;
     let shop = Shop { client: server.client(), namespace: "shop".to_owned() };
     (server, shop)
@@ -84,7 +84,7 @@ async fn a_right_that_is_missing_is_named_and_what_waits_for_it_goes_on_when_it_
     for (number, (resource, verb)) in
         [("configmaps", "patch"), ("deployments", "patch"), ("eventconsumers", "patch")].into_iter().enumerate()
     {
-        server.grant(&without(resource, verb)).await;
+        server.grant("operator", None, &without(resource, verb)).await;
         if resource == "eventconsumers" {
             shop.keep_durable().await;
         } else {
@@ -92,18 +92,18 @@ async fn a_right_that_is_missing_is_named_and_what_waits_for_it_goes_on_when_it_
         }
         let why = when_ready_is(&shop, "order-log", NAMED, "False Forbidden").await;
         assert!(why.contains(resource) && why.contains(verb), "{why}");
-        server.grant(&operator::rbac::rules()).await;
+        server.grant("operator", None, &operator::rbac::rules()).await;
         when_ready_is(&shop, "order-log", MENDED, "False Progressing").await;
     }
     drop(operator.kill().await);
 
     // What cannot be watched from the start is named too, and nothing is changed meanwhile.
     for (resource, verb) in [("deployments", "list"), ("pods", "watch"), ("configmaps", "watch")] {
-        server.grant(&without(resource, verb)).await;
+        server.grant("operator", None, &without(resource, verb)).await;
         let operator = Running::start(&server, &shop, Faults::default());
         let why = when_ready_is(&shop, "order-log", NAMED, "False Forbidden").await;
         assert!(why.contains(resource), "{why}");
-        server.grant(&operator::rbac::rules()).await;
+        server.grant("operator", None, &operator::rbac::rules()).await;
         when_ready_is(&shop, "order-log", MENDED, "False Progressing").await;
         drop(operator.kill().await);
     }

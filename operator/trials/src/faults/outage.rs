@@ -25,7 +25,7 @@ const REQUESTS_MAX: f64 = 2.0;
 /// Kills the API server `kills` times under an operator, and lets watches die once when `silent`.
 pub async fn run(kills: usize, silent: bool, rules: &[PolicyRule]) -> Tally {
     let mut server = ApiServer::start().await;
-    server.grant(rules).await;
+    server.grant("operator", None, rules).await;
     server.make_namespace("shop").await;
     let shop = Shop { client: server.client(), namespace: "shop".to_owned() };
     shop.prepare(Workload::Edit).await;

@@ -56,7 +56,7 @@ enum Fault {
 /// Carries out all plans for these workloads.
 pub async fn run(workloads: &[Workload], rules: &[PolicyRule]) -> Tally {
     let server = ApiServer::start().await;
-    server.grant(rules).await;
+    server.grant("operator", None, rules).await;
     let mut trial = Trial { server, namespaces: 0 };
     let mut tally = Tally::default();
     for &workload in workloads {
@@ -90,7 +90,7 @@ impl Running {
     pub fn start(server: &ApiServer, shop: &Shop, faults: Faults) -> Self {
         let images = RuntimeImages { nats: "nats:test".to_owned(), kafka: "kafka:test".to_owned() };
         let settings = Settings { images, traces: TraceSettings::default(), http_allow: "".parse().unwrap() };
-        let context = Context::new(faults.client(server.operator_config()), settings, Metrics::default());
+        let context = Context::new(faults.client(server.config_of("operator")), settings, Metrics::default());
         let runs = reconcile_all(context, Some(shop.namespace.clone()), std::future::pending());
         Self { task: tokio::spawn(runs), faults }
     }
