@@ -4,9 +4,12 @@
 //! leave gaps. Nothing is delivered between two neighbours of the delivered order, so the lowest unfinished delivery is
 //! itself the position to commit.
 
-use std::collections::BTreeMap;
+use std::collections::VecDeque;
 
 use crate::{delivery::Place, settled_ahead::SettledAhead};
+
+/// Deliveries that may be settled behind an unfinished one before their places are looked through and given up.
+const SETTLED_KEPT: usize = 64;
 
 /// The frontier of one lane during one assignment, its epoch.
 ///
@@ -20,20 +23,32 @@ pub struct Frontier {
     start: i64,
     /// What an earlier reader had settled above the start.
     settled_before: SettledAhead,
-    /// The unfinished deliveries by offset, each with its number in the order of delivery.
-    unfinished: BTreeMap<i64, Unfinished>,
+    /// The unfinished deliveries by offset, the first of them in front, and between them some that are settled since: at
+    /// most as many as are unfinished, and [`SETTLED_KEPT`] more.
+    held: VecDeque<Held>,
+    /// How many of the held are unfinished.
+    unfinished: usize,
+    /// How many of the unfinished were let go of.
+    let_go: usize,
     /// The highest offset delivered or skipped.
     highest: Option<i64>,
     /// How many were delivered or skipped.
     count: u64,
-    /// How many of the unfinished were let go of.
-    let_go: usize,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Unfinished {
+struct Held {
+    offset: i64,
+    /// Its number in the order of delivery.
     number: u64,
-    let_go: bool,
+    state: State,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum State {
+    AtWork,
+    LetGo,
+    Settled,
 }
 
 /// What an offset that the broker sends is.
@@ -59,7 +74,8 @@ pub struct Commit {
 impl Frontier {
     /// The frontier of a lane that is read from `start` on, with what an earlier reader has settled above that.
     pub fn new(epoch: u64, start: i64, settled_before: SettledAhead) -> Self {
-        Self { epoch, start, settled_before, unfinished: BTreeMap::new(), highest: None, count: 0, let_go: 0 }
+        let held = VecDeque::new();
+        Self { epoch, start, settled_before, held, unfinished: 0, let_go: 0, highest: None, count: 0 }
     }
 
     /// The epoch that this frontier belongs to.
@@ -77,52 +93,51 @@ impl Frontier {
         if self.settled_before.contains(offset) {
             return Arrival::Settled;
         }
-        self.unfinished.insert(offset, Unfinished { number: self.count, let_go: false });
+        self.held.push_back(Held { offset, number: self.count, state: State::AtWork });
+        self.unfinished = self.unfinished.saturating_add(1);
         Arrival::New
     }
 
     /// Notes that a delivery is settled. Whether that is news.
     pub fn settle(&mut self, place: &Place) -> bool {
-        if place.epoch != self.epoch {
+        let Some(held) = self.find(place) else { return false };
+        let was = std::mem::replace(&mut held.state, State::Settled);
+        if was == State::Settled {
             return false;
         }
-        let Some(unfinished) = self.unfinished.remove(&place.offset) else { return false };
-        if unfinished.let_go {
+        self.unfinished = self.unfinished.saturating_sub(1);
+        if was == State::LetGo {
             self.let_go = self.let_go.saturating_sub(1);
         }
+        self.give_up_settled();
         true
     }
 
     /// Notes that nobody here works on a delivery any more though it is not settled: it holds the frontier for the next
     /// reader.
     pub fn let_go(&mut self, place: &Place) {
-        if place.epoch == self.epoch
-            && let Some(unfinished) = self.unfinished.get_mut(&place.offset)
-            && !unfinished.let_go
+        if let Some(held) = self.find(place)
+            && held.state == State::AtWork
         {
-            unfinished.let_go = true;
+            held.state = State::LetGo;
             self.let_go = self.let_go.saturating_add(1);
         }
     }
 
     /// Deliveries that somebody here works on.
     pub fn at_work(&self) -> usize {
-        self.unfinished.len().saturating_sub(self.let_go)
+        self.unfinished.saturating_sub(self.let_go)
     }
 
     /// Deliveries since the first unfinished one, itself included.
     pub fn ahead(&self) -> u64 {
-        let first = self.unfinished.values().next();
+        let first = self.held.front();
         first.map_or(0, |first| self.count.saturating_sub(first.number).saturating_add(1))
     }
 
     /// The position that may be committed: that of the lowest unfinished delivery; else the one after the highest.
     pub fn position(&self) -> i64 {
-        match (self.unfinished.keys().next(), self.highest) {
-            (Some(lowest), _) => *lowest,
-            (None, Some(highest)) => highest.saturating_add(1),
-            (None, None) => self.start,
-        }
+        self.held.front().map_or_else(|| self.taken(), |lowest| lowest.offset)
     }
 
     /// The position after everything that was delivered.
@@ -136,8 +151,36 @@ impl Frontier {
         let taken = self.taken();
         // What an earlier reader had settled and the broker has not sent yet is still to be told.
         let before = self.settled_before.from(taken);
-        let settled = SettledAhead::between(position, taken, self.unfinished.keys().copied()).followed_by(&before);
+        let unfinished = self.held.iter().filter(|held| held.state != State::Settled).map(|held| held.offset);
+        let settled = SettledAhead::between(position, taken, unfinished).followed_by(&before);
         Commit { position, settled_ahead: settled.encode(position, metadata_bytes) }
+    }
+
+    /// The delivery at a place, while its own is not given up.
+    fn find(&mut self, place: &Place) -> Option<&mut Held> {
+        if place.epoch != self.epoch {
+            return None;
+        }
+        // Where nothing is missing between the first and this one, it is as far behind it as its offset says; else it is
+        // further in front.
+        let first = self.held.front()?.offset;
+        let most = usize::try_from(place.offset.checked_sub(first)?).ok()?;
+        if self.held.get(most).is_some_and(|held| held.offset == place.offset) {
+            return self.held.get_mut(most);
+        }
+        let index = self.held.binary_search_by_key(&place.offset, |held| held.offset).ok()?;
+        self.held.get_mut(index)
+    }
+
+    /// Gives up the places of settled deliveries: those in front, and the others when they are more than the rest, so that
+    /// each costs little to give up.
+    fn give_up_settled(&mut self) {
+        while self.held.front().is_some_and(|held| held.state == State::Settled) {
+            self.held.pop_front();
+        }
+        if self.held.len() > self.unfinished.saturating_mul(2).saturating_add(SETTLED_KEPT) {
+            self.held.retain(|held| held.state != State::Settled);
+        }
     }
 }
 
@@ -171,6 +214,7 @@ mod tests {
         let commit = first.commit(4096);
         assert_eq!((commit.position, first.ahead(), first.at_work()), (3, 99_998, 1));
         assert!(commit.settled_ahead.len() < 32, "{}", commit.settled_ahead);
+        assert!(first.held.len() <= 2 + SETTLED_KEPT, "what is settled behind it is kept: {}", first.held.len());
 
         let settled = SettledAhead::decode(&commit.settled_ahead, commit.position).unwrap();
         let mut next = Frontier::new(EPOCH + 1, commit.position, settled);
