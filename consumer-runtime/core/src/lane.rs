@@ -1,6 +1,10 @@
 //! The deliveries that this process holds: taken from the broker and not yet settled.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::HashMap,
+    hash::{BuildHasherDefault, Hasher},
+    time::Duration,
+};
 
 use jiff::Timestamp;
 
@@ -17,8 +21,12 @@ use crate::{
 #[derive(Debug)]
 pub struct Lane {
     ack_wait: Option<Duration>,
-    held: BTreeMap<Position, Held>,
+    held: HashMap<Position, Held, BuildHasherDefault<Spread>>,
 }
+
+/// Spreads positions over a table. Broker or adapter counts them, so nobody chooses some that meet in it.
+#[derive(Debug, Default)]
+struct Spread(u64);
 
 #[derive(Debug)]
 struct Held {
@@ -40,7 +48,7 @@ pub enum Begun {
 impl Lane {
     /// An empty lane. `ack_wait` is the time that the broker waits for a settlement, `None` where it waits for none.
     pub fn new(ack_wait: Option<Duration>) -> Self {
-        Self { ack_wait, held: BTreeMap::new() }
+        Self { ack_wait, held: HashMap::default() }
     }
 
     /// Registers a delivery.
@@ -104,6 +112,23 @@ impl Lane {
 
     fn extend_at(&self, now: Monotonic) -> Option<Monotonic> {
         self.ack_wait.map(|wait| now.after(wait.checked_div(3).unwrap_or_default()))
+    }
+}
+
+impl Hasher for Spread {
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_u64((*byte).into());
+        }
+    }
+
+    fn write_u64(&mut self, number: u64) {
+        // By an odd number near the golden ratio: neighbours differ in the low bits and lie far apart in the high ones.
+        self.0 = (self.0 ^ number).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
     }
 }
 
