@@ -61,6 +61,10 @@ pub trait Settler: Send + Sync {
     fn redelivery(&self) -> Redelivery;
 }
 
+/// Where nobody else is given what this process holds: long enough for the next to be fetched meanwhile. What is held and
+/// has not started is missing from the lag, and is what a hand-over to another reader waits for and that reads again.
+const START_WITHIN: Duration = Duration::from_millis(500);
+
 /// What a broker does with a delivery that is not settled as done. The engine asks this and never which broker it is.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Redelivery {
@@ -78,6 +82,17 @@ impl Redelivery {
         match self {
             Self::AfterAckWait(ack_wait) => Some(ack_wait),
             Self::ToTheNextReader | Self::Never => None,
+        }
+    }
+
+    /// The time within which what is taken is to start, `None` where nothing is to be taken ahead of the workers: what
+    /// the process holds when it dies would be lost.
+    pub fn start_within(self) -> Option<Duration> {
+        match self {
+            // After the ack wait it would be given to others as well.
+            Self::AfterAckWait(ack_wait) => ack_wait.checked_div(2),
+            Self::ToTheNextReader => Some(START_WITHIN),
+            Self::Never => None,
         }
     }
 }

@@ -22,16 +22,16 @@ pub struct WindowLimits {
     pub messages: u32,
     /// Most bytes held. One delivery is always allowed, whatever its size.
     pub bytes: u32,
-    /// The time that the broker waits for a settlement, `None` where it waits for none.
-    pub ack_wait: Option<Duration>,
+    /// The time within which what is taken is to start, `None` where nothing is taken ahead of the workers.
+    pub start_within: Option<Duration>,
     /// How often attempts may start, `None` where nothing limits it.
     pub rate: Option<Rate>,
 }
 
 /// What is taken and not yet settled, and how much more may be.
 ///
-/// The window follows the handler: it opens to what can start within half of the ack wait, so that a slow consumer
-/// does not keep events from its fellow replicas. It starts at two deliveries for each worker.
+/// The window follows the handler: it opens to what can start in time, so that a slow consumer does not keep events from
+/// its fellow replicas. It starts at two deliveries for each worker.
 #[derive(Debug)]
 pub struct Window {
     limits: WindowLimits,
@@ -84,23 +84,18 @@ impl Window {
     /// Deliveries that the window has room for in all.
     pub fn size(&self) -> u32 {
         let floor = self.limits.workers.saturating_mul(2);
-        let wanted = match (self.limits.ack_wait, self.mean_attempt) {
-            (Some(ack_wait), Some(mean)) => {
-                let rounds = ack_wait
-                    .checked_div(2)
-                    .unwrap_or_default()
-                    .as_nanos()
-                    .checked_div(mean.as_nanos().max(1))
-                    .unwrap_or_default();
+        let wanted = match (self.limits.start_within, self.mean_attempt) {
+            (Some(time), Some(mean)) => {
+                let rounds = time.as_nanos().checked_div(mean.as_nanos().max(1)).unwrap_or_default();
                 u32::try_from(rounds).unwrap_or(u32::MAX).saturating_mul(self.limits.workers)
             }
             (None, _) | (_, None) => floor,
         };
-        // A consumer that needs more than half the ack wait for one attempt takes only what can start at once.
+        // A consumer that needs longer than that for one attempt takes only what can start at once.
         let size = wanted.max(self.limits.workers).min(self.limits.messages.max(self.limits.workers));
         // Nor is more taken than the rate limit lets start in that time.
-        let most = match (self.limits.ack_wait, self.limits.rate) {
-            (Some(ack_wait), Some(rate)) => rate.most_within(ack_wait.checked_div(2).unwrap_or_default()),
+        let most = match (self.limits.start_within, self.limits.rate) {
+            (Some(time), Some(rate)) => rate.most_within(time),
             (None, _) | (_, None) => u32::MAX,
         };
         size.min(most)
@@ -116,10 +111,11 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::ports::Redelivery;
 
     fn limits() -> WindowLimits {
-        let ack_wait = Some(Duration::from_secs(30));
-        WindowLimits { workers: 4, messages: 1000, bytes: 1_000_000, ack_wait, rate: None }
+        let start_within = Some(Duration::from_secs(15));
+        WindowLimits { workers: 4, messages: 1000, bytes: 1_000_000, start_within, rate: None }
     }
 
     #[test]
@@ -131,10 +127,22 @@ mod tests {
         assert_eq!(window.size(), 1000, "a fast handler may fill the window");
 
         (0..200).for_each(|_| window.observe(Duration::from_secs(5)));
-        assert_eq!(window.size(), 12, "three rounds of 5 s fit into half of the ack wait");
+        assert_eq!(window.size(), 12, "three rounds of 5 s fit into 15 s");
 
         (0..200).for_each(|_| window.observe(Duration::from_secs(60)));
         assert_eq!(window.size(), 4, "never less than what can start at once");
+    }
+
+    #[test]
+    fn what_nobody_else_is_given_is_taken_ahead_of_a_fast_handler_too_unless_a_crash_would_lose_it() {
+        let size = |redelivery: Redelivery| {
+            let mut window = Window::new(WindowLimits { start_within: redelivery.start_within(), ..limits() });
+            (0..200).for_each(|_| window.observe(Duration::from_millis(1)));
+            window.size()
+        };
+
+        assert_eq!(size(Redelivery::ToTheNextReader), 1000);
+        assert_eq!(size(Redelivery::Never), 8);
     }
 
     #[test]
@@ -145,7 +153,7 @@ mod tests {
             window.size()
         };
 
-        assert_eq!(limited(10, 20), 170, "a burst, and ten a second for half of the ack wait");
+        assert_eq!(limited(10, 20), 170, "a burst, and ten a second for 15 s");
         assert_eq!(limited(1000, 1), 1000, "a limit that does not bind changes nothing");
     }
 

@@ -72,7 +72,7 @@ impl Shared {
             workers: policy.workers,
             messages: policy.in_flight_messages,
             bytes: policy.in_flight_bytes,
-            ack_wait,
+            start_within: settler.redelivery().start_within(),
             rate: policy.rate,
         };
         Self {
