@@ -54,6 +54,7 @@ impl Committer {
                     let ended = commit(&shared, &client, &job.commits);
                     drop(client);
                     busy.store(false, Ordering::Release);
+                    shared.lanes.wake_committer();
                     if let Some(waiting) = job.ended {
                         // It may have waited long enough.
                         waiting.try_send(ended).ok();

@@ -10,10 +10,11 @@ use std::{
 };
 
 use millrace_core::health::Health;
+use millrace_kafka_queue::RecordQueue;
 use rdkafka::{
     ClientContext, TopicPartitionList,
     config::RDKafkaLogLevel,
-    consumer::{BaseConsumer, Consumer as _, ConsumerContext, base_consumer::PartitionQueue},
+    consumer::{BaseConsumer, Consumer as _, ConsumerContext},
     error::KafkaError,
     types::RDKafkaRespErr,
 };
@@ -43,7 +44,7 @@ pub(crate) struct Shared {
 /// The queue of a lane.
 pub(crate) struct Source {
     pub(crate) lane: Arc<Lane>,
-    pub(crate) queue: PartitionQueue<Context>,
+    pub(crate) queue: RecordQueue<Context>,
 }
 
 /// What one client calls back.
@@ -95,7 +96,7 @@ impl Context {
         for start in start::starts(&client, partitions, &self.shared.options) {
             let lane = lanes.lane(&start.topic, start.partition);
             // The queue is there before the first event is, so that none goes elsewhere.
-            let Some(mut queue) = client.split_partition_queue(&start.topic, start.partition) else { continue };
+            let Some(mut queue) = RecordQueue::split(&client, &start.topic, start.partition) else { continue };
             let news = Arc::downgrade(&self.shared);
             queue.set_nonempty_callback(move || {
                 if let Some(shared) = news.upgrade() {

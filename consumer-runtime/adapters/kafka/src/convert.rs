@@ -9,40 +9,74 @@ use millrace_core::{
     time::Monotonic,
 };
 use millrace_events::{BrokerKind, Headers, Origin};
-use rdkafka::{
-    Message as _,
-    message::{BorrowedHeaders, BorrowedMessage, Header, Headers as _, OwnedHeaders},
-};
+use millrace_kafka_queue::BorrowedRecord;
+use rdkafka::message::{BorrowedHeaders, Header, Headers as _, OwnedHeaders};
 
 use crate::lanes::Lane;
 
-/// A record of `lane` as a delivery. A record without a value is one with an empty payload: binary CloudEvents headers
-/// make it an event without data, without them it is not an event.
-pub(crate) fn delivery(
-    message: &BorrowedMessage<'_>,
-    lane: &Lane,
-    epoch: u64,
-    position: Position,
-    received_at: Monotonic,
-) -> Delivery {
-    let offset = message.offset();
-    Delivery {
-        position,
-        delivered_count: 1,
-        receipt: Receipt::Place(Place { lane: lane.number, epoch, offset }),
-        lane: lane.number,
-        origin: Origin {
-            broker: BrokerKind::Kafka,
-            stream: None,
-            partition: u32::try_from(lane.partition).ok(),
-            subject: lane.topic.clone(),
-            sequence: u64::try_from(offset).ok(),
-        },
-        headers: message.headers().map(headers_from).unwrap_or_default(),
-        payload: message.payload().map(Bytes::copy_from_slice).unwrap_or_default(),
-        key: message.key().map(Bytes::copy_from_slice),
-        published_at: message.timestamp().to_millis().and_then(|millis| Timestamp::from_millisecond(millis).ok()),
-        received_at,
+/// A record that was taken from a queue, and is not known to be a delivery yet.
+pub(crate) struct Record {
+    pub(crate) offset: i64,
+    /// Bytes of all its parts.
+    pub(crate) size: usize,
+    headers: Headers,
+    payload: Bytes,
+    key: Option<Bytes>,
+    published_at: Option<Timestamp>,
+}
+
+/// A record without a value is one with an empty payload: binary CloudEvents headers make it an event without data, without
+/// them it is not an event.
+impl From<BorrowedRecord<'_>> for Record {
+    fn from(record: BorrowedRecord<'_>) -> Self {
+        let (payload, key) = (record.payload().unwrap_or_default(), record.key());
+        let in_headers = |(name, value): (&str, &[u8])| (name.len(), value.len());
+        let (names, values) = record.headers().map(in_headers).fold((0, 0), |all, one| (all.0 + one.0, all.1 + one.1));
+        // One copy of all values, of which each has its part.
+        let mut copy = Vec::with_capacity(payload.len() + key.map_or(0, <[u8]>::len) + values);
+        for part in [payload, key.unwrap_or_default()].into_iter().chain(record.headers().map(|(_, value)| value)) {
+            copy.extend_from_slice(part);
+        }
+        let size = copy.len() + names;
+        let mut copy = Bytes::from(copy);
+        let payload = copy.split_to(payload.len());
+        let key = key.map(|key| copy.split_to(key.len()));
+        let mut headers = Headers::new();
+        for (name, value) in record.headers() {
+            headers.push(name, copy.split_to(value.len()));
+        }
+        Self {
+            offset: record.offset(),
+            size,
+            headers,
+            payload,
+            key,
+            published_at: record.timestamp_millis().and_then(|millis| Timestamp::from_millisecond(millis).ok()),
+        }
+    }
+}
+
+impl Record {
+    /// The record as a delivery of `lane`.
+    pub(crate) fn delivery(self, lane: &Lane, epoch: u64, position: Position, received_at: Monotonic) -> Delivery {
+        Delivery {
+            position,
+            delivered_count: 1,
+            receipt: Receipt::Place(Place { lane: lane.number, epoch, offset: self.offset }),
+            lane: lane.number,
+            origin: Origin {
+                broker: BrokerKind::Kafka,
+                stream: None,
+                partition: u32::try_from(lane.partition).ok(),
+                subject: lane.topic.clone(),
+                sequence: u64::try_from(self.offset).ok(),
+            },
+            headers: self.headers,
+            payload: self.payload,
+            key: self.key,
+            published_at: self.published_at,
+            received_at,
+        }
     }
 }
 

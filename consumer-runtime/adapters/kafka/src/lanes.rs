@@ -25,8 +25,8 @@ const COMMIT_AFTER: u64 = 1_000;
 /// The default `offset.metadata.max.bytes` of a broker.
 const METADATA_BYTES_MAX: usize = 4_096;
 
-/// Deliveries taken beyond the first unfinished one. It costs no memory; but after a crash all that the commit's metadata
-/// could not hold is delivered again.
+/// Deliveries taken beyond the first unfinished one; the batch that passes it is taken whole. It costs no memory; but after a
+/// crash all that the commit's metadata could not hold is delivered again.
 const AHEAD_MAX: u64 = 200_000;
 
 /// The lanes of a process. They are never removed, so a lane keeps its number; the topics' partitions bound them.
@@ -178,7 +178,7 @@ impl Lanes {
             lane.idle.notify_all();
         }
         // Half of it must be free again before the lane is read from, or each single settlement would wake the reader.
-        if lane.full.load(Ordering::Relaxed) && held.frontier.ahead() <= AHEAD_MAX / 2 {
+        if lane.is_full() && held.frontier.ahead() <= AHEAD_MAX / 2 {
             lane.full.store(false, Ordering::Relaxed);
             self.news.notify_one();
         }
@@ -199,9 +199,14 @@ impl Lanes {
         self.with_lane(place, in_lane).unwrap_or_default();
     }
 
-    /// Whether a commit is due before its time.
-    pub(crate) fn commit_is_due(&self) -> bool {
+    /// Whether so many deliveries were settled since the last commit that the next is due before its time.
+    pub(crate) fn many_are_settled(&self) -> bool {
         self.settled.load(Ordering::Relaxed) >= COMMIT_AFTER
+    }
+
+    /// Whether any delivery was settled since the last commit.
+    pub(crate) fn some_are_settled(&self) -> bool {
+        self.settled.load(Ordering::Relaxed) > 0
     }
 
     /// What is to be committed of these lanes.
@@ -292,12 +297,16 @@ impl Lane {
         *self.held() = None;
     }
 
-    /// Whether more may be taken from the lane.
-    pub(crate) fn has_room(&self, held: &Held) -> bool {
+    /// Whether nothing is to be taken from the lane until more of what was taken is settled.
+    pub(crate) fn is_full(&self) -> bool {
+        self.full.load(Ordering::Relaxed)
+    }
+
+    /// Notes, after something was taken, whether more may be.
+    pub(crate) fn note_room(&self, held: &Held) {
         if held.frontier.ahead() >= AHEAD_MAX {
             self.full.store(true, Ordering::Relaxed);
         }
-        !self.full.load(Ordering::Relaxed)
     }
 
     /// The broker did not take a commit: it is sent again with the next.

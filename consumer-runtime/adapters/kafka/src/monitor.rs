@@ -97,9 +97,10 @@ impl Watch {
         *self.wants_new_client.lock().unwrap_or_else(PoisonError::into_inner) = Some(why);
     }
 
-    fn waited(&self) -> Duration {
+    /// How long the reader has waited for events; `None` while it does not wait.
+    pub(crate) fn waited(&self) -> Option<Duration> {
         let since = *self.waiting_since.lock().unwrap_or_else(PoisonError::into_inner);
-        since.map(|since| since.elapsed()).unwrap_or_default()
+        since.map(|since| since.elapsed())
     }
 
     fn lag_is(&self, pending: u64, lanes: usize) {
@@ -166,7 +167,7 @@ fn look(shared: &Shared, client: &Client, watch: &Watch, stopped: &AtomicBool) {
                 if shared.health.works(Part::Broker) {
                     info!("the brokers answer again");
                 }
-                if pending > 0 && watch.waited() >= timing.stall {
+                if pending > 0 && watch.waited().is_some_and(|waited| waited >= timing.stall) {
                     watch.want_new_client("no event came though some wait");
                     return shared.lanes.wake_committer();
                 }

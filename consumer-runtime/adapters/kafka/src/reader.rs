@@ -1,6 +1,6 @@
 //! Reading Kafka: from the queue of each lane, in turn, as much as there is room for.
 
-use std::sync::Arc;
+use std::{ops::ControlFlow, sync::Arc};
 
 use async_trait::async_trait;
 use millrace_core::{
@@ -11,13 +11,13 @@ use millrace_core::{
     time::{Clock, Monotonic},
     window::Budget,
 };
-use rdkafka::{Message as _, error::KafkaError, message::BorrowedMessage};
+use rdkafka::error::KafkaError;
 use tracing::{debug, warn};
 
 use crate::{
     context::{Shared, Source},
-    convert::delivery,
-    lanes::{EndReached, Held},
+    convert::Record,
+    lanes::{EndReached, Held, Lane},
     worker::Worker,
 };
 
@@ -40,6 +40,14 @@ struct Batch {
     now: Monotonic,
 }
 
+/// What was taken from the queue of a lane.
+#[derive(Default)]
+struct Taken {
+    records: Vec<Record>,
+    /// Whether the end of the lane came behind them.
+    ended: bool,
+}
+
 impl KafkaReader {
     pub(crate) fn new(shared: Arc<Shared>, worker: Worker, clock: Arc<dyn Clock>) -> Self {
         Self { shared, worker, clock, taken: 0, turn: 0 }
@@ -53,72 +61,106 @@ impl KafkaReader {
         self.turn = self.turn.wrapping_add(1);
         let first = self.turn.checked_rem(sources.len()).unwrap_or_default();
         for source in sources.iter().skip(first).chain(sources.iter().take(first)) {
-            if batch.is_full() {
-                break;
-            }
             self.take_from(source, &mut batch)?;
         }
         Ok(batch.deliveries)
     }
 
+    /// What is there now in one lane, within what is left of the budget. What an earlier reader has settled is passed over.
     fn take_from(&mut self, source: &Source, batch: &mut Batch) -> Result<(), ReadError> {
-        let mut guard = source.lane.held();
-        let Some(held) = guard.as_mut() else { return Ok(()) };
-        while !batch.is_full() && source.lane.has_room(held) {
-            match source.queue.poll(std::time::Duration::ZERO) {
-                None => return Ok(()),
-                Some(Ok(message)) => self.arrived(source, held, &message, batch),
-                Some(Err(KafkaError::PartitionEOF(_))) => held.end_reached = EndReached::Yes,
-                Some(Err(KafkaError::MessageConsumptionFatal(code))) => return Err(ReadError::Fatal(code.to_string())),
-                Some(Err(error)) => {
-                    warn!(%error, topic = source.lane.topic, partition = source.lane.partition, "a lane has an error");
-                    self.shared
-                        .health
-                        .fails(Part::Broker, self.shared.failure.trouble(&self.shared.options.connection, &error));
-                    return Ok(());
-                }
+        while !source.lane.is_full() && batch.has_room_for(0, 0) {
+            let Some(Taken { records, ended }) = self.take_records(source, batch)? else { return Ok(()) };
+            let epochs = self.arrive(&source.lane, &records, ended);
+            for (record, epoch) in records.into_iter().zip(epochs) {
+                let Some(epoch) = epoch else { continue };
+                self.taken = self.taken.wrapping_add(1);
+                let delivery = record.delivery(&source.lane, epoch, Position(self.taken), batch.now);
+                batch.bytes = batch.bytes.saturating_add(delivery.size());
+                batch.deliveries.push(delivery);
             }
         }
         Ok(())
     }
 
-    fn arrived(&mut self, source: &Source, held: &mut Held, message: &BorrowedMessage<'_>, batch: &mut Batch) {
-        let lane = &source.lane;
-        held.end_reached = EndReached::No;
-        let mut arrival = held.frontier.arrive(message.offset());
+    /// Some of what is in the queue of a lane; nothing where it is empty. The lane is not locked: what was taken from it before
+    /// is being settled meanwhile.
+    fn take_records(&self, source: &Source, batch: &Batch) -> Result<Option<Taken>, ReadError> {
+        let (mut taken, mut bytes, mut fatal) = (Taken::default(), 0_usize, None);
+        let found = source.queue.take(|record| {
+            match record {
+                Ok(record) => {
+                    let record = Record::from(record);
+                    bytes = bytes.saturating_add(record.size);
+                    taken.records.push(record);
+                    taken.ended = false;
+                }
+                Err(KafkaError::PartitionEOF(_)) => taken.ended = true,
+                Err(KafkaError::MessageConsumptionFatal(code)) => fatal = Some(ReadError::Fatal(code.to_string())),
+                Err(error) => self.lane_fails(&source.lane, &error),
+            }
+            if fatal.is_none() && batch.has_room_for(taken.records.len(), bytes) {
+                ControlFlow::Continue(())
+            } else {
+                ControlFlow::Break(())
+            }
+        });
+        match fatal {
+            Some(fatal) => Err(fatal),
+            None => Ok(found.then_some(taken)),
+        }
+    }
+
+    /// Notes records that have come, and whether the end of the lane came behind them. Gives the epoch of each that is a
+    /// delivery.
+    fn arrive(&self, lane: &Lane, records: &[Record], ended: bool) -> Vec<Option<u64>> {
+        let mut guard = lane.held();
+        // A lane that is not held has no queue to read from.
+        let Some(held) = guard.as_mut() else { return Vec::new() };
+        if ended {
+            held.end_reached = EndReached::Yes;
+        } else if !records.is_empty() {
+            held.end_reached = EndReached::No;
+        }
+        let epochs = records.iter().map(|record| self.arrived(lane, held, record.offset)).collect();
+        lane.note_room(held);
+        epochs
+    }
+
+    fn arrived(&self, lane: &Lane, held: &mut Held, offset: i64) -> Option<u64> {
+        let mut arrival = held.frontier.arrive(offset);
         if arrival == Arrival::Behind {
             // What was at work here belongs to a log that is gone; its settlements mean nothing for this one.
             warn!(
                 topic = lane.topic,
                 partition = lane.partition,
-                offset = message.offset(),
+                offset,
                 from = held.frontier.taken(),
                 "the log was cut or made anew: the lane starts again"
             );
-            *held = lane.restarted(self.shared.lanes.next_epoch(), message.offset());
-            arrival = held.frontier.arrive(message.offset());
+            *held = lane.restarted(self.shared.lanes.next_epoch(), offset);
+            arrival = held.frontier.arrive(offset);
         }
-        match arrival {
-            Arrival::New => {
-                self.taken = self.taken.wrapping_add(1);
-                let position = Position(self.taken);
-                let delivery = delivery(message, lane, held.frontier.epoch(), position, batch.now);
-                batch.bytes = batch.bytes.saturating_add(delivery.size());
-                batch.deliveries.push(delivery);
-            }
-            Arrival::Settled | Arrival::Behind => {
-                self.shared.lanes.metrics.skipped.inc();
-            }
+        if arrival == Arrival::New {
+            return Some(held.frontier.epoch());
         }
+        self.shared.lanes.metrics.skipped.inc();
+        None
+    }
+
+    fn lane_fails(&self, lane: &Lane, error: &KafkaError) {
+        warn!(%error, topic = lane.topic, partition = lane.partition, "a lane has an error");
+        let trouble = self.shared.failure.trouble(&self.shared.options.connection, error);
+        self.shared.health.fails(Part::Broker, trouble);
     }
 }
 
 impl Batch {
-    /// Whether nothing more is to be taken. The last delivery may be larger than the rest of the budget: how large it is
-    /// shows when it is taken.
-    fn is_full(&self) -> bool {
-        u32::try_from(self.deliveries.len()).unwrap_or(u32::MAX) >= self.budget.messages
-            || u32::try_from(self.bytes).unwrap_or(u32::MAX) >= self.budget.bytes
+    /// Whether more is to be taken than what there is and so many records of so many bytes. The last may be larger than the
+    /// rest of the budget: how large it is shows when it is taken.
+    fn has_room_for(&self, records: usize, bytes: usize) -> bool {
+        let (messages, bytes) = (self.deliveries.len().saturating_add(records), self.bytes.saturating_add(bytes));
+        u32::try_from(messages).is_ok_and(|messages| messages < self.budget.messages)
+            && u32::try_from(bytes).is_ok_and(|bytes| bytes < self.budget.bytes)
     }
 }
 

@@ -25,6 +25,13 @@ use crate::{
 /// Longest pause between two polls. News ends it early.
 const POLL_PAUSE: Duration = Duration::from_millis(100);
 
+/// Shortest pause between two commits. A handler that is done at once would else have its client do little but commit.
+const COMMIT_PAUSE: Duration = Duration::from_millis(20);
+
+/// The time without an event after which what is settled is committed, so that nothing of a lane that has been read to its
+/// end is delivered again.
+const QUIET: Duration = Duration::from_millis(50);
+
 /// Events that are served in one go. The library does not say whether there are more.
 const EVENTS_AT_ONCE: u32 = 16;
 
@@ -108,7 +115,10 @@ impl Worker {
 
     /// The reader waits for events, until the returned value is dropped.
     pub(crate) fn waits(&self) -> Waiting {
-        self.watch.waits()
+        let waiting = self.watch.waits();
+        // What is settled may be committed soon.
+        self.shared.lanes.wake_committer();
+        waiting
     }
 
     /// Commits, leaves the group, and ends the thread: within the time that each of it may take.
@@ -225,6 +235,7 @@ fn serve_one(shared: &Shared, requests: &Requests, watch: &Watch, client: &Arc<C
             return End::MakeAnew(why);
         }
         let waiting = requests.flushes();
+        let mut pause = POLL_PAUSE;
         if !waiting.is_empty() {
             let lanes = &shared.lanes;
             let flushed = client.context().commit_now(&lanes.held());
@@ -232,13 +243,31 @@ fn serve_one(shared: &Shared, requests: &Requests, watch: &Watch, client: &Arc<C
                 // Whoever asked may have gone.
                 drop(flush.send(flushed.clone()));
             }
-        } else if (committed_at.elapsed() >= shared.options.timing.commit_interval || shared.lanes.commit_is_due())
-            && let Some(committer) = client.context().committer().filter(|committer| !committer.is_busy())
-        {
-            committed_at = Instant::now();
-            committer.commit(shared.lanes.commits(&shared.lanes.held()));
+        } else if let Some(committer) = client.context().committer().filter(|committer| !committer.is_busy()) {
+            // One that is busy says when it no longer is.
+            let due_in = commit_due_in(shared, watch, committed_at.elapsed());
+            if due_in.is_zero() {
+                committed_at = Instant::now();
+                committer.commit(shared.lanes.commits(&shared.lanes.held()));
+            } else {
+                pause = due_in.min(POLL_PAUSE);
+            }
         }
-        thread::park_timeout(POLL_PAUSE);
+        thread::park_timeout(pause);
+    }
+}
+
+/// The time until a commit is due, so long after the last: when many deliveries are settled, when the lanes have been read to
+/// their ends, or when the interval is over.
+fn commit_due_in(shared: &Shared, watch: &Watch, since: Duration) -> Duration {
+    let by_interval = shared.options.timing.commit_interval.saturating_sub(since);
+    let by_pause = COMMIT_PAUSE.saturating_sub(since);
+    if shared.lanes.many_are_settled() {
+        return by_pause.min(by_interval);
+    }
+    match watch.waited() {
+        Some(waited) if shared.lanes.some_are_settled() => by_pause.max(QUIET.saturating_sub(waited)).min(by_interval),
+        _ => by_interval,
     }
 }
 

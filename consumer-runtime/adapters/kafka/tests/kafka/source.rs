@@ -5,13 +5,14 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 use bytes::Bytes;
 use millrace_core::{
+    delivery::Delivery,
     health::{Part, TroubleReason},
     ports::{LagProbe as _, Reader, Settler},
     settle::Settlement,
     window::Budget,
 };
 use millrace_events::Headers;
-use millrace_kafka::InitialPosition;
+use millrace_kafka::{InitialPosition, LagProbe};
 use millrace_testkit::{
     contract::source::{self, SourceUnderTest},
     kafka_server::{KafkaPublisher, KafkaServer},
@@ -50,6 +51,8 @@ async fn a_kafka_source_keeps_the_contract_of_all_sources() {
 async fn one_server_shows_what_only_kafka_has() {
     let mut server = KafkaServer::start().await;
     what_is_settled_behind_a_slow_delivery_is_not_delivered_to_the_next_reader(&server).await;
+    what_has_been_read_to_its_end_is_committed_without_waiting_for_the_interval(&server).await;
+    a_rebalance_at_the_end_of_a_lane_passes_over_nothing_and_repeats_nothing(&server).await;
     a_group_that_starts_at_the_end_loses_nothing_when_its_lane_moves(&server).await;
     records_come_with_key_time_lane_and_origin_and_gaps_do_not_matter(&server).await;
     a_topic_that_was_made_anew_is_read_from_its_beginning(&server).await;
@@ -92,6 +95,73 @@ async fn what_is_settled_behind_a_slow_delivery_is_not_delivered_to_the_next_rea
     }
     next.source.settler.flush().await.unwrap();
     assert_eq!(server.committed("slow", "slow", 1), [(Some(20_001), String::new())]);
+}
+
+/// A process that dies at rest has nothing delivered again, and who looks at the group sees no lag.
+async fn what_has_been_read_to_its_end_is_committed_without_waiting_for_the_interval(server: &KafkaServer) {
+    server.create_topic("quiet", 1, &[]).await;
+    let publisher = server.publisher();
+    (0..3).for_each(|_| publisher.send("quiet", None, &Headers::new(), Some(b"x")));
+    publisher.flush();
+    let mut options = options(server.bootstrap(), "quiet", "quiet");
+    options.timing.commit_interval = Duration::from_secs(3600);
+    let mut opened = open_source(&options).await;
+    for delivery in read(&mut opened.source.reader, 3).await {
+        opened.source.settler.settle(&delivery.receipt, Settlement::Done).await.unwrap();
+    }
+
+    let reading = opened.source.reader.next_batch(Budget { messages: 1, bytes: 1 });
+    let committed = eventually("it is committed", || server.committed("quiet", "quiet", 1)[0].0 == Some(3));
+    tokio::select! {
+        read = reading => panic!("nothing more was published: {read:?}"),
+        () = committed => {}
+    }
+}
+
+/// The client library itself throws away what it has fetched and goes on where it was read to: the end of a lane must not
+/// count as read.
+async fn a_rebalance_at_the_end_of_a_lane_passes_over_nothing_and_repeats_nothing(server: &KafkaServer) {
+    const COUNT: usize = 20;
+    server.create_topic("end", 2, &[]).await;
+    let publisher = server.publisher();
+    let publish = |numbers: std::ops::Range<usize>| {
+        for number in numbers.map(|number| number.to_string()) {
+            publisher.send("end", Some(number.as_bytes()), &Headers::new(), Some(number.as_bytes()));
+        }
+        publisher.flush();
+    };
+    publish(0..COUNT);
+    let options = options(server.bootstrap(), "end", "end");
+    let mut first = open_source(&options).await.source;
+    for delivery in read(&mut first.reader, COUNT).await {
+        first.settler.settle(&delivery.receipt, Settlement::Done).await.unwrap();
+    }
+
+    let budget = Budget { messages: 1000, bytes: 1_000_000 };
+    let joining = async {
+        let second = open_source(&options).await.source;
+        let has_one = |lag: &LagProbe| lag.lanes() == Some(1);
+        eventually("each has a lane", || has_one(&first.lag) && has_one(&second.lag)).await;
+        publish(COUNT..3 * COUNT);
+        second
+    };
+    let (come, mut second) = tokio::join!(first.reader.next_batch(budget), joining);
+    let mut come = come.unwrap();
+    let reading = async {
+        while come.len() < 2 * COUNT {
+            let batch = tokio::select! {
+                batch = first.reader.next_batch(budget) => batch,
+                batch = second.reader.next_batch(budget) => batch,
+            };
+            come.extend(batch.unwrap());
+        }
+    };
+    let read = tokio::time::timeout(Duration::from_secs(30), reading).await;
+
+    let number = |delivery: &Delivery| std::str::from_utf8(&delivery.payload).unwrap().parse::<usize>().unwrap();
+    let mut numbers: Vec<usize> = come.iter().map(number).collect();
+    numbers.sort_unstable();
+    assert_eq!(numbers, (COUNT..3 * COUNT).collect::<Vec<_>>(), "{read:?}");
 }
 
 async fn a_group_that_starts_at_the_end_loses_nothing_when_its_lane_moves(server: &KafkaServer) {
