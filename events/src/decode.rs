@@ -93,11 +93,12 @@ impl Event {
     /// # Errors
     /// Says what is wrong; [`DecodeError::reason`] is the reason of the dead letter.
     pub fn decode(headers: &Headers, payload: &Bytes, origin: &Origin) -> Result<Self, DecodeError> {
+        const STRUCTURED: &str = "application/cloudevents";
         if headers.get(UNREADABLE).is_some() {
             return Err(DecodeError::Headers);
         }
-        let content_type = headers.get_str("content-type").unwrap_or_default();
-        if content_type.to_ascii_lowercase().starts_with("application/cloudevents") {
+        let content_type = headers.get_str("content-type").and_then(|value| value.split_at_checked(STRUCTURED.len()));
+        if content_type.is_some_and(|(start, _)| start.eq_ignore_ascii_case(STRUCTURED)) {
             return Structured::read(payload);
         }
         let binding = Binding::of(origin.broker);
@@ -189,7 +190,7 @@ fn plain(id: &RawValue, probe: &Probe<'_>, payload: &Bytes, origin: &Origin) -> 
     Ok(Event {
         id: EventId::new(id)?,
         source: origin.source(),
-        event_type,
+        event_type: event_type.into_owned(),
         subject: None,
         time: text(probe.timestamp).and_then(|time| time.parse().ok()),
         data_content_type: Some("application/json".to_owned()),
@@ -208,11 +209,11 @@ fn raw(headers: &Headers, payload: &Bytes, origin: &Origin, probe: Option<&Probe
         BrokerKind::Kafka => None,
     };
     let id = message_id.or_else(|| origin.position_id()).ok_or(DecodeError::MissingId)?;
-    let event_type = probe.and_then(|probe| text(probe.event_type)).unwrap_or_else(|| origin.subject.clone());
+    let event_type = probe.and_then(|probe| text(probe.event_type)).unwrap_or(Cow::Borrowed(&origin.subject));
     Ok(Event {
         id: EventId::new(id)?,
         source: origin.source(),
-        event_type,
+        event_type: event_type.into_owned(),
         subject: None,
         time: None,
         data_content_type: Some("application/json".to_owned()),
@@ -222,9 +223,11 @@ fn raw(headers: &Headers, payload: &Bytes, origin: &Origin, probe: Option<&Probe
 }
 
 /// A value as text, where it is one.
-fn text(value: Option<&RawValue>) -> Option<String> {
+fn text(value: Option<&RawValue>) -> Option<Cow<'_, str>> {
     let raw = value?.get();
-    if raw.starts_with('"') { serde_json::from_str(raw).ok() } else { None }
+    let inside = raw.strip_prefix('"')?.strip_suffix('"')?;
+    // What is escaped is few texts.
+    if inside.contains('\\') { serde_json::from_str(raw).ok().map(Cow::Owned) } else { Some(Cow::Borrowed(inside)) }
 }
 
 pub(crate) fn check_spec_version(version: &str) -> Result<(), DecodeError> {

@@ -1,8 +1,8 @@
 //! Whether bytes are JSON that is safe to go through.
 
-use std::{borrow::Cow, collections::BTreeMap};
+use std::fmt;
 
-use serde::de::{Error as _, IgnoredAny};
+use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 /// Deepest nesting. What goes through a document value by value, here or at a receiver, needs some stack for each level.
@@ -28,12 +28,60 @@ pub(crate) fn check_depth(bytes: &[u8]) -> Result<(), serde_json::Error> {
 
 /// A field at the top of a document that is an object: a text as it is, a number or a boolean as it is written.
 pub(crate) fn field(document: &[u8], name: &str) -> Option<String> {
-    let fields: BTreeMap<Cow<'_, str>, &RawValue> = serde_json::from_slice(document).ok()?;
-    let raw = fields.get(name)?.get();
+    let mut document = serde_json::Deserializer::from_slice(document);
+    let found = document.deserialize_map(FieldNamed(name)).ok()?;
+    document.end().ok()?;
+    let raw = found?.get();
     match raw.as_bytes().first()? {
         b'"' => serde_json::from_str(raw).ok(),
         b'{' | b'[' | b'n' => None,
         _ => Some(raw.to_owned()),
+    }
+}
+
+/// The value of the field with this name, as it stands there; the last of several.
+struct FieldNamed<'name>(&'name str);
+
+impl<'de> Visitor<'de> for FieldNamed<'_> {
+    type Value = Option<&'de RawValue>;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Self::Value, A::Error> {
+        let mut found = None;
+        while let Some(is_it) = fields.next_key_seed(Is(self.0))? {
+            if is_it {
+                found = Some(fields.next_value()?);
+            } else {
+                fields.next_value::<IgnoredAny>()?;
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// Whether a name is this one.
+struct Is<'name>(&'name str);
+
+impl<'de> DeserializeSeed<'de> for Is<'_> {
+    type Value = bool;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<bool, D::Error> {
+        deserializer.deserialize_str(self)
+    }
+}
+
+impl Visitor<'_> for Is<'_> {
+    type Value = bool;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("a name")
+    }
+
+    fn visit_str<E>(self, name: &str) -> Result<bool, E> {
+        Ok(name == self.0)
     }
 }
 
@@ -81,7 +129,8 @@ mod tests {
 
     #[test]
     fn a_field_is_a_scalar_at_the_top_of_an_object() {
-        let document = br#"{"text":"a\u00e9\n","number":12345678901234567890,"yes":true,"none":null,"list":[1],"deep":{"text":"b"}}"#;
+        let document = br#"{"text":"a\u00e9\n","number":12345678901234567890,"yes":true,"none":null,"list":[1],"deep":{"text":"b"},
+            "twice":1,"twice":2,"esc\u00e9ped":"yes"}"#;
         for (name, expected) in [
             ("text", Some("a\u{e9}\n")),
             ("number", Some("12345678901234567890")),
@@ -90,6 +139,8 @@ mod tests {
             ("list", None),
             ("deep", None),
             ("missing", None),
+            ("twice", Some("2")),
+            ("esc\u{e9}ped", Some("yes")),
         ] {
             assert_eq!(field(document, name).as_deref(), expected, "{name}");
         }

@@ -40,9 +40,9 @@ impl Origin {
     /// The CloudEvents source of an event that names none: the stream, or the subject or topic where there is no stream.
     pub(crate) fn source(&self) -> String {
         match (self.broker, &self.stream) {
-            (BrokerKind::Kafka, _) => format!("kafka://{}", self.subject),
-            (BrokerKind::JetStream | BrokerKind::Nats, Some(stream)) => format!("jetstream://{stream}"),
-            (BrokerKind::JetStream | BrokerKind::Nats, None) => format!("nats://{}", self.subject),
+            (BrokerKind::Kafka, _) => ["kafka://", &self.subject].concat(),
+            (BrokerKind::JetStream | BrokerKind::Nats, Some(stream)) => ["jetstream://", stream].concat(),
+            (BrokerKind::JetStream | BrokerKind::Nats, None) => ["nats://", &self.subject].concat(),
         }
     }
 
