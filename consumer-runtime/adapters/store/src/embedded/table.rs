@@ -190,16 +190,20 @@ impl<'a> Step<'a> {
     }
 
     fn put(&mut self, key: &RawKey, before: Option<&Entry>, record: &Record) -> Result<u64, redb::Error> {
-        if let Some(before) = before {
-            self.expiries.remove((before.forgotten_at, key))?;
-        }
         let life = u64::try_from(lifetime(record, self.retention, self.now).as_millis()).unwrap_or(u64::MAX);
-        let forgotten_at = milliseconds(self.now).saturating_add(life);
+        // A claim is kept for longer than its end needs, so that the end moves nothing in the order of forgetting.
+        let planned = before.map(|before| before.forgotten_at);
+        let forgotten_at = milliseconds(self.now).saturating_add(life).max(planned.unwrap_or_default());
+        if planned != Some(forgotten_at) {
+            if let Some(planned) = planned {
+                self.expiries.remove((planned, key))?;
+            }
+            self.expiries.insert((forgotten_at, key), ())?;
+        }
         let json = serde_json::to_vec(record).map_err(|error| redb::Error::Io(error.into()))?;
         self.progress.last_token = self.progress.last_token.saturating_add(1);
         let token = self.progress.last_token;
         self.claims.insert(key, (token, self.progress.opening, forgotten_at, json.as_slice()))?;
-        self.expiries.insert((forgotten_at, key), ())?;
         self.written = self.written.saturating_add(1);
         Ok(token)
     }
