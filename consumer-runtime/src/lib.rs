@@ -119,7 +119,7 @@ async fn run(args: Args, config: RuntimeConfig) -> ExitCode {
         return ExitCode::FAILURE;
     }
     if parts.is_paused() {
-        return pause(&parts, &reporter, stop).await;
+        return Box::pin(pause(&parts, &reporter, stop)).await;
     }
     let traces = parts.traces.clone();
     let engine = tokio::select! {

@@ -6,10 +6,10 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::outcome::Effect;
+use crate::{key::Fingerprint, outcome::Effect};
 
 /// What a store keeps of one event. Its form is stable: stores hold records of earlier releases.
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Record {
     /// Where the event stands.
     pub state: State,
@@ -23,7 +23,7 @@ pub struct Record {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub first_failure: Option<Timestamp>,
     /// Fingerprint of what the event says.
-    pub fingerprint: String,
+    pub fingerprint: Fingerprint,
 }
 
 /// Where an event stands.
@@ -45,15 +45,15 @@ pub enum State {
 
 /// A wish to act on an event.
 #[derive(Clone, Copy, Debug)]
-pub struct Wish<'a> {
+pub struct Wish {
     /// Fingerprint of what the event says.
-    pub fingerprint: &'a str,
+    pub fingerprint: Fingerprint,
     /// How long the claim is to live.
     pub lease: Duration,
 }
 
 /// What a record and a wish come to.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Verdict {
     /// Write this record, on condition that nobody else has written in between; then the claim is held.
     Claim(Record),
@@ -66,7 +66,7 @@ pub enum Verdict {
 }
 
 /// What `wish` comes to, given the record of the event, if there is one, and the store's time.
-pub fn judge(existing: Option<&Record>, wish: &Wish<'_>, now: Timestamp) -> Verdict {
+pub fn judge(existing: Option<&Record>, wish: &Wish, now: Timestamp) -> Verdict {
     let Some(record) = existing else {
         return Verdict::Claim(claimed(&Record::unknown(wish), wish, now));
     };
@@ -83,20 +83,14 @@ pub fn judge(existing: Option<&Record>, wish: &Wish<'_>, now: Timestamp) -> Verd
 }
 
 impl Record {
-    fn unknown(wish: &Wish<'_>) -> Self {
-        Self {
-            state: State::Released,
-            attempts: 0,
-            uncertain: 0,
-            first_failure: None,
-            fingerprint: wish.fingerprint.to_owned(),
-        }
+    fn unknown(wish: &Wish) -> Self {
+        Self { state: State::Released, attempts: 0, uncertain: 0, first_failure: None, fingerprint: wish.fingerprint }
     }
 
     /// This record after its attempt ended in `state`.
     #[must_use]
     pub fn ended(&self, state: State) -> Self {
-        Self { state, ..self.clone() }
+        Self { state, ..*self }
     }
 
     /// This record after its attempt failed at `failed_at`.
@@ -106,27 +100,27 @@ impl Record {
             state: State::Released,
             uncertain: self.uncertain.saturating_add(u32::from(effect == Effect::Possible)),
             first_failure: self.first_failure.or(Some(failed_at)),
-            ..self.clone()
+            ..*self
         }
     }
 
     /// This record with none of its attempts counted.
     #[must_use]
     pub fn restarted(&self) -> Self {
-        Self { attempts: 0, ..self.clone() }
+        Self { attempts: 0, ..*self }
     }
 
     /// This record with its attempt not counted.
     #[must_use]
     pub fn unspent(&self) -> Self {
-        Self { attempts: self.attempts.saturating_sub(1), ..self.clone() }
+        Self { attempts: self.attempts.saturating_sub(1), ..*self }
     }
 }
 
-fn claimed(before: &Record, wish: &Wish<'_>, now: Timestamp) -> Record {
+fn claimed(before: &Record, wish: &Wish, now: Timestamp) -> Record {
     // A time past the end of the calendar is cut to its end; no store lives that long.
     let until = now.checked_add(wish.lease).unwrap_or(Timestamp::MAX);
-    Record { state: State::Claimed { until }, attempts: before.attempts.saturating_add(1), ..before.clone() }
+    Record { state: State::Claimed { until }, attempts: before.attempts.saturating_add(1), ..*before }
 }
 
 fn remaining(until: Timestamp, now: Timestamp) -> Duration {
@@ -145,8 +139,8 @@ mod tests {
         Timestamp::from_second(second).unwrap()
     }
 
-    fn wish(fingerprint: &str) -> Wish<'_> {
-        Wish { fingerprint, lease: LEASE }
+    fn wish(fingerprint: &str) -> Wish {
+        Wish { fingerprint: fingerprint.try_into().unwrap(), lease: LEASE }
     }
 
     fn claim(existing: Option<&Record>, now: i64) -> Record {
@@ -186,7 +180,7 @@ mod tests {
     #[test]
     fn another_event_with_the_same_id_is_a_conflict_whatever_became_of_the_first() {
         let record = claim(None, 100);
-        for record in [record.clone(), record.released(Effect::None, at(100)), record.ended(State::Done)] {
+        for record in [record, record.released(Effect::None, at(100)), record.ended(State::Done)] {
             assert_eq!(judge(Some(&record), &wish("b"), at(1_000)), Verdict::Conflict);
         }
     }

@@ -16,6 +16,7 @@ pub mod kept;
 pub mod key;
 pub mod lane;
 pub mod letters;
+pub mod naming;
 pub mod order;
 pub mod outcome;
 pub mod pick;

@@ -48,6 +48,15 @@ pub trait Settler: Send + Sync {
     /// position may pass it.
     async fn settle(&self, receipt: &Receipt, settlement: Settlement) -> Result<(), SettleError>;
 
+    /// Sends [`Settlement::Done`] for many deliveries. Saying it again is safe, for those too that it was sent for before an
+    /// error.
+    async fn done(&self, receipts: &[Receipt]) -> Result<(), SettleError> {
+        for receipt in receipts {
+            self.settle(receipt, Settlement::Done).await?;
+        }
+        Ok(())
+    }
+
     /// Returns when the broker has received everything sent so far.
     async fn flush(&self) -> Result<(), SettleError>;
 
@@ -132,7 +141,7 @@ pub trait DeadLetters: Send + Sync {
 #[async_trait]
 pub trait IdempotencyStore: Send + Sync {
     /// Tries to claim an event.
-    async fn claim(&self, key: &Key, wish: &Wish<'_>) -> Result<Claim, StoreError>;
+    async fn claim(&self, key: &Key, wish: &Wish) -> Result<Claim, StoreError>;
 
     /// Ends a claim: its record becomes `record`, on condition that the claim is still held.
     ///
@@ -147,7 +156,7 @@ pub trait IdempotencyStore: Send + Sync {
 }
 
 /// The answer to a wish to claim.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Claim {
     /// It is held now.
     Claimed(Claimed),
@@ -160,7 +169,7 @@ pub enum Claim {
 }
 
 /// A claim that is held.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Claimed {
     /// The fencing token: writes on its behalf are refused once somebody else has claimed.
     pub token: u64,
@@ -208,7 +217,7 @@ pub trait Spans: Send + Sync {
 }
 
 /// A claim that is held, with the key that it is held under.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Hold {
     /// What the event is known by.
     pub key: Key,

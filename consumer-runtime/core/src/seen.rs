@@ -5,8 +5,8 @@
 //! `capacity` events that it was made for it remembers the last half at least, and those of the retention as far as they
 //! fit.
 //!
-//! An event is known by 128 bits of a keyed hash of its key, which is a SHA-256 itself: nobody who chooses ids can make two
-//! of them look alike, or make the tables slow.
+//! An event is known by 128 bits of a keyed hash of its key: nobody who chooses ids can make two of them look alike, or make
+//! the tables slow.
 
 use std::{
     hash::{BuildHasher as _, RandomState},
@@ -14,7 +14,10 @@ use std::{
     time::Duration,
 };
 
-use crate::{key::Key, time::Monotonic};
+use crate::{
+    key::{Fingerprint, Key},
+    time::Monotonic,
+};
 
 /// Parts with a lock each, so that two workers seldom wait for each other.
 const SHARDS: usize = 8;
@@ -43,7 +46,7 @@ pub struct Seen {
 
 /// Random numbers that nobody else knows.
 #[derive(Debug)]
-struct Secret([u64; 8]);
+struct Secret([u64; 4]);
 
 /// An event, as the tables know it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -80,21 +83,21 @@ impl Seen {
     }
 
     /// What is known of the event with this key that says what `fingerprint` stands for.
-    pub fn look(&self, key: &Key, fingerprint: &str, now: Monotonic) -> Sight {
+    pub fn look(&self, key: &Key, fingerprint: Fingerprint, now: Monotonic) -> Sight {
         let mark = self.mark(key, fingerprint);
         self.with_shard(mark, |shard| shard.look(mark, now)).unwrap_or(Sight::Unknown)
     }
 
     /// Notes that an event is done.
-    pub fn note(&self, key: &Key, fingerprint: &str, now: Monotonic) {
+    pub fn note(&self, key: &Key, fingerprint: Fingerprint, now: Monotonic) {
         let mark = self.mark(key, fingerprint);
         self.with_shard(mark, |shard| shard.note(mark, now));
     }
 
-    fn mark(&self, key: &Key, fingerprint: &str) -> Mark {
+    fn mark(&self, key: &Key, fingerprint: Fingerprint) -> Mark {
         let [first, second, content] = &self.secrets;
-        let (low, high) = (first.hash(key.as_bytes()), second.hash(key.as_bytes()));
-        Mark { key: (low, high.max(1)), content: content.hash(fingerprint.as_bytes()) }
+        let (words, said) = (words(key.as_bytes()), words(fingerprint.as_bytes()));
+        Mark { key: (first.hash(words), second.hash(words).max(1)), content: content.hash(said) }
     }
 
     fn with_shard<T>(&self, mark: Mark, work: impl FnOnce(&mut Shard) -> T) -> Option<T> {
@@ -113,24 +116,24 @@ impl Secret {
     }
 
     /// NH: the chance that two texts have the same one is tiny whatever the texts are, as long as nobody knows the secret.
-    /// For texts of at most 64 bytes, padded with zeros: keys and fingerprints have a fixed length.
-    fn hash(&self, text: &[u8]) -> u64 {
-        let word = |bytes: Option<&[u8]>| {
-            let mut word = [0; 8];
-            for (to, from) in word.iter_mut().zip(bytes.unwrap_or_default()) {
-                *to = *from;
-            }
-            u64::from_le_bytes(word)
-        };
-        let mut words = text.chunks(8);
-        let mut sum = u128::try_from(text.len()).unwrap_or_default();
-        for pair in self.0.chunks_exact(2) {
-            let [first, second] = pair else { break };
-            let (left, right) = (first.wrapping_add(word(words.next())), second.wrapping_add(word(words.next())));
-            sum = sum.wrapping_add(u128::from(left).wrapping_mul(u128::from(right)));
-        }
+    /// They all have the same length.
+    fn hash(&self, words: [u64; 4]) -> u64 {
+        let [first, second, third, fourth] = std::array::from_fn(|place| {
+            let word = |words: &[u64; 4]| words.get(place).copied().unwrap_or_default();
+            u128::from(word(&words).wrapping_add(word(&self.0)))
+        });
+        let sum = first.wrapping_mul(second).wrapping_add(third.wrapping_mul(fourth));
         u64::try_from((sum ^ (sum >> 64)) & u128::from(u64::MAX)).unwrap_or_default()
     }
+}
+
+/// 32 bytes as numbers.
+fn words(bytes: &[u8; 32]) -> [u64; 4] {
+    let mut words = [0; 4];
+    for (word, bytes) in words.iter_mut().zip(bytes.as_chunks().0) {
+        *word = u64::from_le_bytes(*bytes);
+    }
+    words
 }
 
 impl Shard {
@@ -215,6 +218,8 @@ mod tests {
     use crate::key::ConsumerName;
 
     const RETENTION: Duration = Duration::from_secs(100);
+    const A: Fingerprint = Fingerprint::literal(b"a");
+    const B: Fingerprint = Fingerprint::literal(b"b");
 
     fn key(number: u16) -> Key {
         let consumer = ConsumerName { namespace: "shop".to_owned(), name: "emails".to_owned() };
@@ -229,11 +234,11 @@ mod tests {
     fn the_last_half_of_the_capacity_is_remembered_and_no_more_than_it_was_made_for_is_kept() {
         let seen = Seen::new(8_000, RETENTION);
         for number in 0..20_000 {
-            seen.note(&key(number), "a", at(1));
+            seen.note(&key(number), A, at(1));
         }
 
         // A shard may have got a tenth more than its share.
-        let remembered = |number| seen.look(&key(number), "a", at(1)) == Sight::Done;
+        let remembered = |number| seen.look(&key(number), A, at(1)) == Sight::Done;
         assert!((16_500..20_000).all(remembered));
         let known = (0..20_000).filter(|number| remembered(*number)).count();
         assert!(known <= 8_000, "{known}");
@@ -248,20 +253,20 @@ mod tests {
     #[test]
     fn an_event_is_forgotten_when_its_generation_is_older_than_the_retention() {
         let seen = Seen::new(1_000, RETENTION);
-        seen.note(&key(1), "a", at(0));
-        assert_eq!(seen.look(&key(1), "a", at(99)), Sight::Done);
-        assert_eq!(seen.look(&key(1), "a", at(100)), Sight::Unknown);
+        seen.note(&key(1), A, at(0));
+        assert_eq!(seen.look(&key(1), A, at(99)), Sight::Done);
+        assert_eq!(seen.look(&key(1), A, at(100)), Sight::Unknown);
     }
 
     proptest! {
         /// Against a model that never forgets: what the set knows is true, and within its bounds it knows all.
         #[test]
         fn what_is_remembered_is_what_was_noted_last(
-            steps in prop::collection::vec((0_u16..300, prop::sample::select(vec!["a", "b"]), 0_u64..3), 0..400),
+            steps in prop::collection::vec((0_u16..300, prop::sample::select(vec![A, B]), 0_u64..3), 0..400),
             capacity in 1_usize..2_000,
         ) {
             let seen = Seen::new(capacity, RETENTION);
-            let mut model: HashMap<u16, (&str, u64)> = HashMap::new();
+            let mut model: HashMap<u16, (Fingerprint, u64)> = HashMap::new();
             let mut now = 0;
             for (number, content, wait) in steps {
                 now += wait;

@@ -37,8 +37,8 @@ pub struct Window {
     limits: WindowLimits,
     messages: u32,
     bytes: u32,
-    /// Mean duration of an attempt, an exponential average over about 16 of them; `None` before the first.
-    mean_attempt: Option<Duration>,
+    /// Mean duration of an attempt in nanoseconds, an exponential average over about 16 of them; `None` before the first.
+    mean_attempt: Option<u64>,
 }
 
 impl Window {
@@ -77,8 +77,9 @@ impl Window {
 
     /// Learns how long an attempt took.
     pub fn observe(&mut self, attempt: Duration) {
+        let attempt = nanoseconds(attempt);
         let mean = self.mean_attempt.unwrap_or(attempt);
-        self.mean_attempt = mean.saturating_mul(15).saturating_add(attempt).checked_div(16);
+        self.mean_attempt = Some(mean.saturating_mul(15).saturating_add(attempt) / 16);
     }
 
     /// Deliveries that the window has room for in all.
@@ -86,7 +87,7 @@ impl Window {
         let floor = self.limits.workers.saturating_mul(2);
         let wanted = match (self.limits.start_within, self.mean_attempt) {
             (Some(time), Some(mean)) => {
-                let rounds = time.as_nanos().checked_div(mean.as_nanos().max(1)).unwrap_or_default();
+                let rounds = nanoseconds(time).checked_div(mean.max(1)).unwrap_or_default();
                 u32::try_from(rounds).unwrap_or(u32::MAX).saturating_mul(self.limits.workers)
             }
             (None, _) | (_, None) => floor,
@@ -100,6 +101,10 @@ impl Window {
         };
         size.min(most)
     }
+}
+
+fn nanoseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
 fn saturate(bytes: usize) -> u32 {

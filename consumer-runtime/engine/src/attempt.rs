@@ -1,6 +1,6 @@
 //! One handler call, with its time limit and its span. A panic becomes an outcome.
 
-use std::{any::Any, panic::AssertUnwindSafe};
+use std::{any::Any, panic::AssertUnwindSafe, pin::pin, task::Poll};
 
 use futures::FutureExt;
 use millrace_core::{
@@ -25,10 +25,16 @@ pub(crate) async fn attempt(
     hold: Option<&Hold>,
     trace: Option<EventTrace>,
 ) -> Outcome {
-    let (started, started_at) = (shared.clock.monotonic(), shared.clock.wall());
+    // When it started by the wall is told in its span only.
+    let (started, started_at) = (shared.clock.monotonic(), trace.map(|_| shared.clock.wall()));
     let context = Context { attempt: number, hold, trace: trace.map(|trace| trace.attempt(number)) };
-    let call = AssertUnwindSafe(shared.handler.call(event, &context)).catch_unwind();
-    let outcome = match tokio::time::timeout(shared.policy.attempt_timeout, call).await {
+    let mut call = pin!(AssertUnwindSafe(shared.handler.call(event, &context)).catch_unwind());
+    let ended = match futures::poll!(call.as_mut()) {
+        Poll::Ready(ended) => Ok(ended),
+        // Only what waits needs a limit.
+        Poll::Pending => tokio::time::timeout(shared.policy.attempt_timeout, call).await,
+    };
+    let outcome = match ended {
         Ok(Ok(outcome)) => outcome,
         Ok(Err(panic)) => Outcome::ambiguous(format!("the handler panicked: {}", panic_message(panic.as_ref()))),
         Err(_) => Outcome::ambiguous(format!("no answer within {} s", shared.policy.attempt_timeout.as_secs())),
@@ -39,9 +45,9 @@ pub(crate) async fn attempt(
     window.observe(duration);
     shared.metrics.window.set(i64::from(window.size()));
     drop(window);
-    if let Some(traced) = Traced::new(trace, event) {
+    if let Some((traced, started)) = Traced::new(trace, event).zip(started_at) {
         let error = (outcome != Outcome::Done).then(|| outcome.error().to_owned());
-        shared.tell(&traced, Operation::Process, delivery, Ended { attempt: number, started: started_at, error });
+        shared.tell(&traced, Operation::Process, delivery, Ended { attempt: number, started, error });
     }
     outcome
 }

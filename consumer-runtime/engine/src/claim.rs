@@ -3,9 +3,10 @@
 use millrace_core::{
     claim::Wish,
     delivery::Delivery,
-    key::{Key, fingerprint},
+    naming::Name,
     ports::{Claim, Hold, StoreError},
     settle::Settlement,
+    time::Monotonic,
 };
 use millrace_events::{Event, Reason, replays};
 use tracing::{debug, warn};
@@ -22,20 +23,20 @@ pub(crate) enum Admission {
     Refuse(GivenUp),
 }
 
-pub(crate) async fn claim(shared: &Shared, delivery: &Delivery, event: &Event) -> Admission {
+pub(crate) async fn claim(shared: &Shared, delivery: &Delivery, event: &Event, asked_at: Monotonic) -> Admission {
     let Some(store) = &shared.store else {
         return Admission::Start(None);
     };
-    let Some((key, fingerprint)) = identity(shared, delivery, event) else {
+    let Some(name) = name(shared, delivery, event) else {
         let error = "the event has no value where idempotency.key looks for one";
         return Admission::Refuse(GivenUp::new(Reason::InvalidId, error, 1));
     };
     // Nothing but this answer is relied on: what is not known here may be done all the same.
-    if shared.was_done_here(&key, &fingerprint) {
+    if shared.was_done_here(&name) {
         return duplicate(shared, delivery, event);
     }
-    let asked_at = shared.clock.monotonic();
-    let answer = store.claim(&key, &Wish { fingerprint: &fingerprint, lease: shared.policy.lease }).await;
+    let wish = Wish { fingerprint: name.fingerprint, lease: shared.policy.lease };
+    let answer = store.claim(&name.key, &wish).await;
     shared.metrics.claim_seconds.observe(shared.clock.monotonic().since(asked_at).as_secs_f64());
     match answer {
         Ok(Claim::Claimed(claimed)) => {
@@ -45,7 +46,7 @@ pub(crate) async fn claim(shared: &Shared, delivery: &Delivery, event: &Event) -
                 warn!(event_id = %event.id, attempt = claimed.record.attempts, uncertain = claimed.record.uncertain,
                     "an earlier attempt ended without word: its effect may happen twice");
             }
-            Admission::Start(Some(Hold { key, claimed }))
+            Admission::Start(Some(Hold { key: name.key, claimed }))
         }
         Ok(Claim::Settled) => duplicate(shared, delivery, event),
         Ok(Claim::Busy(remaining)) => {
@@ -71,18 +72,14 @@ fn duplicate(shared: &Shared, delivery: &Delivery, event: &Event) -> Admission {
     Admission::Put(Settlement::Done)
 }
 
-/// What an event is known by, and what tells it from another one that is known by the same.
-fn identity(shared: &Shared, delivery: &Delivery, event: &Event) -> Option<(Key, String)> {
-    let consumer = &shared.policy.consumer;
+/// What an event is known by; nothing where it has no value in the place that the user has chosen.
+fn name(shared: &Shared, delivery: &Delivery, event: &Event) -> Option<Name> {
     let replays = replays(&delivery.headers, &shared.consumer);
-    match &shared.policy.idempotency_key {
-        None => Some((Key::new(consumer, event).replayed(replays), fingerprint(event))),
-        // Whoever chooses a key says that events with the same value are the same, whatever else they say.
-        Some(pick) => {
-            let value = pick.from_event(delivery, event)?;
-            Some((Key::of_value(consumer, &value).replayed(replays), "key".to_owned()))
-        }
-    }
+    let value = match &shared.policy.idempotency_key {
+        None => None,
+        Some(pick) => Some(pick.from_event(delivery, event)?),
+    };
+    Some(shared.naming.name(event, value.as_deref(), replays))
 }
 
 /// The number of the attempt that is about to start. Where the store outlives the process its count is right; else the

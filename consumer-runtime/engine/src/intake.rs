@@ -66,9 +66,7 @@ pub(crate) fn register(shared: &Shared, batch: Vec<Delivery>) {
     shared.metrics.deliveries.inc_by(count(taken));
     shared.metrics.redeliveries.inc_by(count(again));
     shared.metrics.dropped_copies.inc_by(count(taken.saturating_sub(new.len())));
-    for delivery in new {
-        shared.enqueue(delivery);
-    }
+    shared.enqueue(new);
 }
 
 /// Waits for the store to fail, then asks it until it answers, for as long as it runs.

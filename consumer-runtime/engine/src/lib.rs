@@ -23,6 +23,7 @@ mod settle;
 mod shared;
 pub mod tasks;
 mod traced;
+mod work;
 
 pub use circuit::CircuitPolicy;
 pub use give_up::OnExhausted;

@@ -1,11 +1,12 @@
 //! The line that every message takes, from top to bottom.
 
-use std::time::Duration;
+use std::{collections::VecDeque, mem, pin::pin, task::Poll, time::Duration};
 
 use millrace_core::{
     claim::State,
     decide::{Next, decide},
     delivery::Delivery,
+    naming::Name,
     outcome::{Effect, Outcome},
     ports::Hold,
     routing::Route,
@@ -19,24 +20,48 @@ use crate::{
     claim::{Admission, attempt_number, claim},
     give_up::{GivenUp, give_up},
     record::{Recorded, record},
-    settle::settle,
+    settle::{Carried, hand_back, settle},
     shared::Shared,
 };
 
-/// Carries one delivery through, and ends it.
-///
-/// The steps are those of `ARCHITECTURE.md`; 1 (intake) and 2 (register) are in [`crate::intake`].
-pub(crate) async fn carry(
-    shared: &Shared,
-    mut delivery: Delivery,
-    retries: &async_channel::Sender<(Delivery, Duration)>,
-) {
-    let settlement = settlement_of(shared, &mut delivery).await;
-    settle(shared, delivery, settlement, retries).await;
-    shared.circuit.delivery_ended();
+/// Carries deliveries through one after the other, and ends them together. As soon as one waits for something, the others
+/// are left to whoever is free.
+pub(crate) async fn carry(shared: &Shared, mut taken: VecDeque<Delivery>) {
+    let (count, started) = (taken.len(), shared.clock.monotonic());
+    let (mut carried, mut none_waited) = (Vec::with_capacity(count), true);
+    while let Some(mut delivery) = taken.pop_front() {
+        let settlement = {
+            let mut line = pin!(settlement_of(shared, &mut delivery));
+            match futures::poll!(line.as_mut()) {
+                Poll::Ready(settlement) => settlement,
+                Poll::Pending => {
+                    none_waited = false;
+                    let unstarted = shared.work.one_waits(mem::take(&mut taken));
+                    let others = end(shared, mem::take(&mut carried), unstarted);
+                    futures::join!(line, others).0
+                }
+            }
+        };
+        carried.push(Carried { delivery, settlement });
+    }
+    if none_waited {
+        shared.work.none_waited(count, shared.clock.monotonic().since(started));
+    }
+    settle(shared, carried).await;
 }
 
-/// What the broker is to be told about a delivery; nothing where the claim went to somebody else.
+/// Ends those that were carried through, and hands back those that are not to start any more.
+async fn end(shared: &Shared, carried: Vec<Carried>, unstarted: VecDeque<Delivery>) {
+    settle(shared, carried).await;
+    for delivery in unstarted {
+        hand_back(shared, &delivery).await;
+    }
+}
+
+/// Carries one delivery through: what the broker is to be told about it; nothing where the claim went to somebody else.
+///
+/// The steps are those of `ARCHITECTURE.md`; 1 (intake) and 2 (register) are in [`crate::intake`], 10 to 12 in
+/// [`crate::settle`].
 async fn settlement_of(shared: &Shared, delivery: &mut Delivery) -> Option<Settlement> {
     if !shared.settler.owns(&delivery.receipt) {
         shared.metrics.taken_back.inc();
@@ -66,7 +91,7 @@ async fn settlement_of(shared: &Shared, delivery: &mut Delivery) -> Option<Settl
     };
     // 5 claim
     let asked_at = shared.clock.monotonic();
-    let hold = match claim(shared, delivery, &event).await {
+    let hold = match claim(shared, delivery, &event, asked_at).await {
         Admission::Start(hold) => hold,
         Admission::Put(settlement) => return Some(settlement),
         Admission::Refuse(refusal) => return give_up(shared, delivery, None, refusal).await,
@@ -163,7 +188,7 @@ async fn done(shared: &Shared, hold: Option<Hold>) -> Option<Settlement> {
     };
     match recorded {
         Recorded::Yes => {
-            shared.done_here(&hold);
+            shared.done_here(&Name { key: hold.key, fingerprint: hold.claimed.record.fingerprint });
             Some(Settlement::Done)
         }
         Recorded::Fenced | Recorded::Unavailable => {

@@ -24,17 +24,17 @@ pub(crate) async fn record(shared: &Shared, hold: &Hold, record: &Record) -> Rec
     let Some(store) = &shared.store else {
         return Recorded::Yes;
     };
-    let deadline = shared.clock.monotonic().after(shared.policy.record_time);
+    let mut asked_at = shared.clock.monotonic();
+    let deadline = asked_at.after(shared.policy.record_time);
     let mut failures = 0;
     loop {
-        let asked_at = shared.clock.monotonic();
         let answer = store.end(&hold.key, &hold.claimed, record).await;
         shared.metrics.end_seconds.observe(shared.clock.monotonic().since(asked_at).as_secs_f64());
         match answer {
             Ok(()) => return Recorded::Yes,
             Err(StoreError::Fenced) => {
                 shared.metrics.fenced.inc();
-                warn!(key = hold.key.as_str(), "the claim was taken over: its record is refused");
+                warn!(key = %hold.key, "the claim was taken over: its record is refused");
                 return Recorded::Fenced;
             }
             Err(error @ StoreError::Unavailable(_)) => {
@@ -45,6 +45,7 @@ pub(crate) async fn record(shared: &Shared, hold: &Hold, record: &Record) -> Rec
                     return Recorded::Unavailable;
                 }
                 tokio::time::sleep(pause).await;
+                asked_at = shared.clock.monotonic();
             }
         }
     }

@@ -8,7 +8,10 @@ use millrace_core::{
     ports::{Handler, IdempotencyStore, Reader, Redelivery, Settler},
     time::Clock,
 };
-use tokio::task::JoinSet;
+use tokio::{
+    sync::{Semaphore, mpsc},
+    task::JoinSet,
+};
 use tracing::{info, warn};
 
 use crate::{
@@ -69,10 +72,8 @@ impl Engine {
     /// finish, gives up at the drain timeout, and flushes.
     pub async fn run(self, stop: impl Future<Output = ()> + Send) -> Drained {
         let mut reader = self.reader;
-        let queue_size = self.policy.in_flight_messages.max(self.policy.workers).max(1);
-        let queue_size = usize::try_from(queue_size).unwrap_or(usize::MAX);
-        let (work_sender, work) = async_channel::bounded(queue_size);
-        let (retry_sender, retries) = async_channel::bounded(queue_size);
+        let window_max = self.policy.in_flight_messages.max(self.policy.workers).max(1);
+        let (retry_sender, retries) = mpsc::channel(usize::try_from(window_max).unwrap_or(Semaphore::MAX_PERMITS));
         let shared = Arc::new(Shared::new(
             self.policy,
             self.settler,
@@ -83,9 +84,9 @@ impl Engine {
             self.clock,
             self.health,
             self.metrics,
-            work_sender,
+            retry_sender,
         ));
-        let workers = start_workers(&shared, &work, &retry_sender);
+        let workers = start_workers(&shared);
         let keepalive = Owned::spawn("keepalive", keepalive::keep_alive(Arc::clone(&shared)));
         let handler_watch = Owned::spawn("handler watch", handler_watch::watch(Arc::clone(&shared)));
         let figures = Owned::spawn("figures", figures::keep(Arc::clone(&shared)));
@@ -104,7 +105,7 @@ impl Engine {
             }
         };
         info!(in_flight = shared.lane().len(), "draining");
-        let drained = drain(&shared, reader.as_mut(), &work, workers).await;
+        let drained = drain(&shared, reader.as_mut(), workers).await;
         drop((keepalive, handler_watch, figures, circuit_watch, requeue));
         if tokio::time::timeout(FLUSH_TIMEOUT, shared.settler.flush()).await.is_err() {
             warn!("the broker did not confirm the last settlements in time");
@@ -113,45 +114,38 @@ impl Engine {
     }
 }
 
-fn start_workers(
-    shared: &Arc<Shared>,
-    work: &async_channel::Receiver<Delivery>,
-    retries: &async_channel::Sender<(Delivery, Duration)>,
-) -> JoinSet<()> {
+fn start_workers(shared: &Arc<Shared>) -> JoinSet<()> {
     let mut workers = JoinSet::new();
     for _ in 0..shared.policy.workers {
-        let (shared, work, retries) = (Arc::clone(shared), work.clone(), retries.clone());
+        let shared = Arc::clone(shared);
         workers.spawn(async move {
-            while let Ok(delivery) = work.recv().await {
-                carry(&shared, delivery, &retries).await;
+            while let Some(taken) = shared.work.take().await {
+                carry(&shared, taken).await;
+                // What is sent and received in between keeps the broker busy meanwhile.
+                tokio::task::yield_now().await;
             }
         });
     }
     workers
 }
 
-async fn drain(
-    shared: &Shared,
-    reader: &mut dyn Reader,
-    work: &async_channel::Receiver<Delivery>,
-    mut workers: JoinSet<()>,
-) -> Drained {
+async fn drain(shared: &Shared, reader: &mut dyn Reader, mut workers: JoinSet<()>) -> Drained {
     let deadline = tokio::time::Instant::now() + shared.policy.drain_timeout;
     let redelivers = shared.settler.redelivery() != Redelivery::Never;
     if redelivers {
         // What waits for a worker, for its turn or for others in its order has not started. A closed queue lets the
         // workers end after what they have.
         let waiting = shared.take_waiting();
-        work.close();
+        shared.work.close();
         shared.handing_back.cancel();
-        hand_back_unstarted(shared, reader, work, waiting, deadline).await;
+        hand_back_unstarted(shared, reader, waiting, deadline).await;
     } else {
         // Nobody else would get what is handed back: it is finished here.
         while let Ok(Some(batch)) = tokio::time::timeout_at(deadline, reader.rest()).await {
             intake::register(shared, batch);
         }
         if tokio::time::timeout_at(deadline, shared.idle()).await.is_ok() {
-            work.close();
+            shared.work.close();
         }
     }
     let finishing = async {
@@ -173,14 +167,10 @@ async fn drain(
 async fn hand_back_unstarted(
     shared: &Shared,
     reader: &mut dyn Reader,
-    work: &async_channel::Receiver<Delivery>,
     waiting: Vec<Delivery>,
     deadline: tokio::time::Instant,
 ) {
-    for delivery in waiting {
-        hand_back(shared, &delivery).await;
-    }
-    while let Ok(delivery) = work.try_recv() {
+    for delivery in waiting.into_iter().chain(shared.work.take_all()) {
         hand_back(shared, &delivery).await;
     }
     // What still comes is handed back when nothing more can come: before that it would come to this very process again.

@@ -1,25 +1,42 @@
 //! What the tasks of one engine share.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use millrace_core::{
-    delivery::Delivery,
+    delivery::{Delivery, Position},
     health::Health,
-    key::Key,
     lane::{Begun, Lane},
+    naming::{Name, Naming},
     order::{Ordering, Sequencer},
-    ports::{Handler, Hold, IdempotencyStore, Settler},
+    ports::{Handler, IdempotencyStore, Settler},
     seen::{Seen, Sight},
     time::Clock,
     window::{Budget, Window, WindowLimits},
 };
-use tokio::sync::Notify;
+use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
-use crate::{OnExhausted, Policy, Tracing, circuit::Circuit, gate::Gate, metrics::Metrics, pace::Pace};
+use crate::{OnExhausted, Policy, Tracing, circuit::Circuit, gate::Gate, metrics::Metrics, pace::Pace, work::Work};
 
 /// Events that are known to be done without asking the store: what is likely to come again soon, in 2 MiB.
 const DONE_HERE_MAX: usize = 65_536;
+
+/// What is remembered of a delivery that has ended.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ended {
+    position: Position,
+    /// What it counted for in the window.
+    size: usize,
+}
+
+impl Ended {
+    pub(crate) fn of(delivery: &Delivery) -> Self {
+        Self { position: delivery.position, size: delivery.size() }
+    }
+}
 
 /// What the tasks of one engine share. No lock is held over an await.
 pub(crate) struct Shared {
@@ -28,6 +45,8 @@ pub(crate) struct Shared {
     pub(crate) consumer: String,
     pub(crate) settler: Arc<dyn Settler>,
     pub(crate) store: Option<Arc<dyn IdempotencyStore>>,
+    /// How events are named in the store.
+    pub(crate) naming: Naming,
     /// Events that are done and recorded as such by this process, in front of a store that is slower to ask.
     done_here: Option<Seen>,
     pub(crate) handler: Arc<dyn Handler>,
@@ -45,8 +64,10 @@ pub(crate) struct Shared {
     pub(crate) pace: Pace,
     /// Cancelled when what has not started is to be handed back.
     pub(crate) handing_back: CancellationToken,
-    /// What is ready for a worker. As large as the window.
-    pub(crate) work: async_channel::Sender<Delivery>,
+    /// What is ready for a worker.
+    pub(crate) work: Work,
+    /// What waits here for its next attempt. As large as the window.
+    pub(crate) retries: mpsc::Sender<(Delivery, Duration)>,
     sequencer: Mutex<Sequencer<Delivery>>,
     lane: Mutex<Lane>,
     window: Mutex<Window>,
@@ -65,7 +86,7 @@ impl Shared {
         clock: Arc<dyn Clock>,
         health: Arc<Health>,
         metrics: Metrics,
-        work: async_channel::Sender<Delivery>,
+        retries: mpsc::Sender<(Delivery, Duration)>,
     ) -> Self {
         let ack_wait = settler.redelivery().ack_wait();
         let limits = WindowLimits {
@@ -80,6 +101,7 @@ impl Shared {
             pace: Pace::new(policy.rate, Arc::clone(&clock)),
             handing_back: CancellationToken::new(),
             consumer: policy.consumer.to_string(),
+            naming: Naming::new(policy.consumer.clone(), store.as_ref().is_some_and(|store| store.is_durable())),
             done_here: store
                 .as_ref()
                 .filter(|store| store.is_durable())
@@ -97,7 +119,8 @@ impl Shared {
             handler_gate: Gate::open(),
             pause_gate: Gate::open(),
             handler_failed: Notify::new(),
-            work,
+            work: Work::default(),
+            retries,
             sequencer: Mutex::default(),
             lane: Mutex::new(Lane::new(ack_wait)),
             window: Mutex::new(Window::new(limits)),
@@ -106,15 +129,15 @@ impl Shared {
     }
 
     /// Whether this very event was done here. If not, the store knows.
-    pub(crate) fn was_done_here(&self, key: &Key, fingerprint: &str) -> bool {
-        let sight = self.done_here.as_ref().map(|seen| seen.look(key, fingerprint, self.clock.monotonic()));
-        sight == Some(Sight::Done)
+    pub(crate) fn was_done_here(&self, name: &Name) -> bool {
+        let look = |seen: &Seen| seen.look(&name.key, name.fingerprint, self.clock.monotonic());
+        self.done_here.as_ref().map(look) == Some(Sight::Done)
     }
 
     /// An event is done, and the store has it.
-    pub(crate) fn done_here(&self, hold: &Hold) {
+    pub(crate) fn done_here(&self, name: &Name) {
         if let Some(seen) = &self.done_here {
-            seen.note(&hold.key, &hold.claimed.record.fingerprint, self.clock.monotonic());
+            seen.note(&name.key, name.fingerprint, self.clock.monotonic());
         }
     }
 
@@ -140,41 +163,48 @@ impl Shared {
         batch
     }
 
-    /// Ends a delivery: intake may read again, and the successor in its order may start.
-    pub(crate) fn end(&self, delivery: &Delivery) {
-        let (ended, nothing_left) = {
+    /// Ends deliveries: intake may read again, and the successors in their order may start.
+    pub(crate) fn end(&self, ended: &[Ended]) {
+        let (ended, nothing_left): (Vec<&Ended>, bool) = {
             let mut lane = self.lane();
-            (lane.end(delivery.position), lane.is_empty())
+            (ended.iter().filter(|one| lane.end(one.position)).collect(), lane.is_empty())
         };
-        if !ended {
+        if ended.is_empty() {
             return;
         }
         let has_room = {
             let mut window = self.window();
-            window.give_back(delivery.size());
+            for one in &ended {
+                window.give_back(one.size);
+            }
             window.is_worth_filling()
         };
-        self.metrics.in_flight.dec();
+        self.metrics.in_flight.dec_by(i64::try_from(ended.len()).unwrap_or(i64::MAX));
         if has_room || nothing_left {
             self.room.notify_one();
         }
         if self.policy.ordering != Ordering::Unordered {
-            let successor = self.sequencer().leave(delivery.position);
-            if let Some(successor) = successor {
-                self.start(successor);
-            }
+            let successors = {
+                let mut sequencer = self.sequencer();
+                ended.iter().filter_map(|one| sequencer.leave(one.position)).collect()
+            };
+            self.start(successors);
         }
     }
 
-    /// Gives a delivery that has begun to the workers, now or when those before it in its order have ended.
-    pub(crate) fn enqueue(&self, delivery: Delivery) {
-        let starts = match self.policy.ordering.key(&delivery) {
-            Some(key) => self.sequencer().enter(key, delivery.position, delivery),
-            None => Some(delivery),
-        };
-        if let Some(delivery) = starts {
-            self.start(delivery);
+    /// Gives deliveries that have begun to the workers, now or when those before them in their order have ended.
+    pub(crate) fn enqueue(&self, deliveries: Vec<Delivery>) {
+        if self.policy.ordering == Ordering::Unordered {
+            return self.start(deliveries);
         }
+        let mut starting = Vec::with_capacity(deliveries.len());
+        for delivery in deliveries {
+            match self.policy.ordering.key(&delivery) {
+                Some(key) => starting.extend(self.sequencer().enter(key, delivery.position, delivery)),
+                None => starting.push(delivery),
+            }
+        }
+        self.start(starting);
     }
 
     /// What waits for others in its order, so that it is handed back.
@@ -182,11 +212,13 @@ impl Shared {
         self.sequencer().take_waiting()
     }
 
-    fn start(&self, delivery: Delivery) {
-        // The queue has room for whatever the window let in, and is closed only when nothing enters any more.
-        if let Err(refused) = self.work.try_send(delivery) {
-            self.end(&refused.into_inner());
+    fn start(&self, deliveries: Vec<Delivery>) {
+        if deliveries.is_empty() {
+            return;
         }
+        // It is closed only when nothing enters any more.
+        let refused: Vec<Ended> = self.work.put(deliveries).iter().map(Ended::of).collect();
+        self.end(&refused);
     }
 
     fn sequencer(&self) -> MutexGuard<'_, Sequencer<Delivery>> {

@@ -52,7 +52,7 @@ fn injected() -> StoreError {
 
 #[async_trait]
 impl IdempotencyStore for FaultyStore {
-    async fn claim(&self, key: &Key, wish: &Wish<'_>) -> Result<Claim, StoreError> {
+    async fn claim(&self, key: &Key, wish: &Wish) -> Result<Claim, StoreError> {
         self.claims.fetch_add(1, Ordering::Relaxed);
         if self.claim_faults.strikes() {
             return Err(injected());

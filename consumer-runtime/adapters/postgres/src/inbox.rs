@@ -122,7 +122,7 @@ impl Inbox {
                     Class::Later => (error, false),
                 },
                 Tried::Unknown(error) => {
-                    warn!(key = hold.key.as_str(), %error, "a commit was not confirmed: looking for its record");
+                    warn!(key = %hold.key, %error, "a commit was not confirmed: looking for its record");
                     match self.look(hold).await {
                         Found::Committed => return Outcome::Done,
                         Found::TakenOver => return Outcome::Fenced,
@@ -178,7 +178,7 @@ impl Inbox {
         let statement = transaction.prepare_cached(DONE).await?;
         let token = i64::try_from(hold.claimed.token).unwrap_or(i64::MAX);
         let retention = self.retention.as_secs_f64();
-        Ok(transaction.execute(&statement, &[&hold.key.as_str(), &token, &retention]).await? > 0)
+        Ok(transaction.execute(&statement, &[&hold.key.to_string(), &token, &retention]).await? > 0)
     }
 
     /// Looks for what became of a commit, again and again until the database tells. The engine cuts it at the attempt
@@ -199,7 +199,7 @@ impl Inbox {
         let patience = self.database.request_timeout;
         let whole = async {
             let session = self.database.session().await?;
-            let row = session.query_opt(LOOK, &[&hold.key.as_str()]).await?;
+            let row = session.query_opt(LOOK, &[&hold.key.to_string()]).await?;
             session.finished();
             Ok(row)
         };

@@ -12,6 +12,7 @@ mod schema;
 mod secret;
 mod store;
 mod sweep;
+mod together;
 
 /// A transaction, as an [`Effect`] is given it.
 pub use deadpool_postgres::Transaction;

@@ -4,13 +4,13 @@
 
 mod support;
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
-use futures::StreamExt as _;
+use futures::{StreamExt as _, future::join_all};
 use millrace_core::{
     claim::{Record, State, Verdict, Wish, judge},
     health::TroubleReason,
-    key::Key,
+    key::{Fingerprint, Key},
     outcome::Effect,
     ports::{Claim, Claimed, IdempotencyStore as _, StoreError},
 };
@@ -25,7 +25,7 @@ use proptest::{
 use crate::support::{Sql, database, database_with, key, secret};
 
 const RETENTION: Duration = Duration::from_secs(3600);
-const WISH: Wish<'static> = Wish { fingerprint: "a", lease: Duration::from_secs(30) };
+const WISH: Wish = Wish { fingerprint: Fingerprint::literal(b"a"), lease: Duration::from_secs(30) };
 
 async fn open(server: &PostgresServer) -> PostgresStore {
     PostgresStore::open(database(server), RETENTION).await.unwrap()
@@ -56,7 +56,7 @@ struct Case {
     attempts: u32,
     uncertain: u32,
     first_failure: Option<i64>,
-    fingerprint: String,
+    fingerprint: Fingerprint,
     lease: Duration,
 }
 
@@ -67,7 +67,7 @@ fn cases() -> impl Strategy<Value = Case> {
         prop_oneof![-100_000_i64..-10_000, 10_000_i64..100_000],
         (0_u32..1000, 0_u32..1000),
         prop::option::of(0_i64..4_000_000_000),
-        "[ab]",
+        prop_oneof![Just(Fingerprint::literal(b"a")), Just(Fingerprint::literal(b"b"))],
         60_000_u64..3_600_000,
     )
         .prop_map(|(state, lease_end, (attempts, uncertain), first_failure, fingerprint, lease)| Case {
@@ -92,7 +92,15 @@ async fn put(sql: &Sql, key: &Key, case: &Case) -> Option<Record> {
             "INSERT INTO millrace.claims VALUES (decode($1, 'hex'), $2, nextval('millrace.claim_token'), 0, \
                CASE WHEN $2 = 'claimed' THEN clock_timestamp() + $3::bigint * interval '1 millisecond' END, \
                $4, $5, $6, $7, 'infinity') RETURNING lease_until",
-            &[&key.as_str(), &name, &case.lease_end, &attempts, &uncertain, &first_failure, &case.fingerprint],
+            &[
+                &key.to_string(),
+                &name,
+                &case.lease_end,
+                &attempts,
+                &uncertain,
+                &first_failure,
+                &case.fingerprint.as_str(),
+            ],
         )
         .await
         .unwrap();
@@ -103,12 +111,12 @@ async fn put(sql: &Sql, key: &Key, case: &Case) -> Option<Record> {
         _ => State::Dead,
     };
     let Case { attempts, uncertain, fingerprint, .. } = case;
-    Some(Record { state, attempts: *attempts, uncertain: *uncertain, first_failure, fingerprint: fingerprint.clone() })
+    Some(Record { state, attempts: *attempts, uncertain: *uncertain, first_failure, fingerprint: *fingerprint })
 }
 
 /// Claims the record of a case, and asks the core what that should come to.
 async fn compare(store: &PostgresStore, sql: &Sql, key: &Key, case: &Case) {
-    let wish = Wish { fingerprint: "a", lease: case.lease };
+    let wish = Wish { fingerprint: Fingerprint::literal(b"a"), lease: case.lease };
     let existing = put(sql, key, case).await;
     let now = async || sql.0.query_one("SELECT clock_timestamp()", &[]).await.unwrap().get::<_, jiff::Timestamp>(0);
     let before = now().await;
@@ -162,6 +170,50 @@ async fn a_done_event_is_never_released_not_even_by_its_own_holder() {
 
     assert!(matches!(refused, Err(StoreError::Fenced)), "{refused:?}");
     assert_eq!(store.claim(&key("1"), &WISH).await.unwrap(), Claim::Settled);
+}
+
+/// Many requests are one statement: each has the answer to its own.
+#[tokio::test]
+async fn requests_that_go_together_are_answered_one_by_one() {
+    let server = PostgresServer::start().await;
+    let store = open(&server).await;
+    let ids: Vec<String> = (0..600).map(|number| number.to_string()).collect();
+
+    // Each is asked for by two at once.
+    let asked = ids.iter().flat_map(|id| [id, id]);
+    let claims = join_all(asked.map(|id| async { (id, store.claim(&key(id), &WISH).await.unwrap()) })).await;
+    let held: Vec<(&String, Claimed)> = claims
+        .into_iter()
+        .filter_map(|(id, claim)| match claim {
+            Claim::Claimed(claimed) => Some((id, claimed)),
+            Claim::Busy(_) => None,
+            Claim::Settled | Claim::Conflict => panic!("{id}: {claim:?}"),
+        })
+        .collect();
+    let holders: BTreeSet<&String> = held.iter().map(|(id, _)| *id).collect();
+    assert_eq!((held.len(), holders.len()), (600, 600));
+
+    let end = async |(id, claim): &(&String, Claimed)| store.end(&key(id), claim, &claim.ended(State::Done)).await;
+    join_all(held.iter().map(end)).await.into_iter().for_each(Result::unwrap);
+    let again = join_all(ids.iter().map(|id| async { store.claim(&key(id), &WISH).await.unwrap() })).await;
+    assert!(again.iter().all(|claim| *claim == Claim::Settled), "{again:?}");
+}
+
+#[tokio::test]
+async fn who_was_taken_over_is_refused_though_he_ends_together_with_who_took_over() {
+    let server = PostgresServer::start().await;
+    let store = open(&server).await;
+    let others = [claimed(&store, "a").await, claimed(&store, "b").await];
+    let brief = Wish { lease: Duration::ZERO, ..WISH };
+    let Claim::Claimed(old) = store.claim(&key("1"), &brief).await.unwrap() else { panic!("nobody has it") };
+    let new = claimed(&store, "1").await;
+
+    // The first two are on their way alone, the others wait meanwhile and go together.
+    let end = async |id: &str, claim: &Claimed| store.end(&key(id), claim, &claim.ended(State::Done)).await;
+    let [first, second] = &others;
+    let ended = tokio::join!(biased; end("a", first), end("b", second), end("1", &old), end("1", &new));
+
+    assert!(matches!(ended, (Ok(()), Ok(()), Err(StoreError::Fenced), Ok(()))), "{ended:?}");
 }
 
 #[tokio::test]

@@ -81,18 +81,18 @@ impl JetStreamKvStore {
 
     /// The entry of a key, with its revision; revision 0 where there is none.
     async fn read(&self, key: &Key) -> Result<(Option<Record>, u64), StoreError> {
-        let Some(entry) = self.bucket.entry(key.as_str()).await.map_err(|error| unavailable(&error))? else {
+        let Some(entry) = self.bucket.entry(key.to_string()).await.map_err(|error| unavailable(&error))? else {
             return Ok((None, 0));
         };
         let record = serde_json::from_slice(&entry.value)
-            .map_err(|error| StoreError::Unavailable(format!("entry {} cannot be read: {error}", key.as_str())))?;
+            .map_err(|error| StoreError::Unavailable(format!("entry {key} cannot be read: {error}")))?;
         Ok((Some(record), entry.revision))
     }
 
     /// Writes a record on condition that the entry is still at `revision`. The new revision, or `None` when it is not.
     async fn write(&self, key: &Key, record: &Record, revision: u64) -> Result<Option<u64>, StoreError> {
         let value = serde_json::to_vec(record).map_err(|error| unavailable(&error))?;
-        match self.bucket.update(key.as_str(), Bytes::from(value), revision).await {
+        match self.bucket.update(key.to_string(), Bytes::from(value), revision).await {
             Ok(revision) => Ok(Some(revision)),
             Err(error) if error.kind() == UpdateErrorKind::WrongLastRevision => Ok(None),
             Err(error) => Err(unavailable(&error)),
@@ -136,7 +136,7 @@ fn unavailable(error: &dyn std::fmt::Display) -> StoreError {
 
 #[async_trait]
 impl IdempotencyStore for JetStreamKvStore {
-    async fn claim(&self, key: &Key, wish: &Wish<'_>) -> Result<Claim, StoreError> {
+    async fn claim(&self, key: &Key, wish: &Wish) -> Result<Claim, StoreError> {
         let now = self.time.now().await?;
         // Most events are new: the first try supposes that, and needs no read.
         let (mut existing, mut revision) = (None, 0);

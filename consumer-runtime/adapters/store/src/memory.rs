@@ -69,7 +69,7 @@ impl Claims {
         if self.repeatable.len() == REPEATABLE_MAX {
             self.repeatable.pop_front();
         }
-        self.repeatable.push_back((key.clone(), token));
+        self.repeatable.push_back((*key, token));
     }
 
     fn was_ended_by(&self, key: &Key, token: u64) -> bool {
@@ -79,7 +79,7 @@ impl Claims {
 
 #[async_trait]
 impl IdempotencyStore for MemoryStore {
-    async fn claim(&self, key: &Key, wish: &Wish<'_>) -> Result<Claim, StoreError> {
+    async fn claim(&self, key: &Key, wish: &Wish) -> Result<Claim, StoreError> {
         let mut claims = self.claims();
         match self.ended.look(key, wish.fingerprint, self.clock.monotonic()) {
             Sight::Done => return Ok(Claim::Settled),
@@ -93,7 +93,7 @@ impl IdempotencyStore for MemoryStore {
         Ok(match judge(existing, wish, self.now()) {
             Verdict::Claim(record) => {
                 let token = claims.next_token();
-                claims.open.insert(key.clone(), Entry { token, record: record.clone() });
+                claims.open.insert(*key, Entry { token, record });
                 Claim::Claimed(Claimed { token, record })
             }
             Verdict::Settled => Claim::Settled,
@@ -112,12 +112,12 @@ impl IdempotencyStore for MemoryStore {
             Some(_) | None => return Err(StoreError::Fenced),
         }
         if matches!(record.state, State::Done | State::Dead) {
-            self.ended.note(key, &record.fingerprint, self.clock.monotonic());
+            self.ended.note(key, record.fingerprint, self.clock.monotonic());
             claims.ended(key, claim.token);
         } else {
             // With a token of its own, so that the claim has ended.
             let token = claims.next_token();
-            claims.open.insert(key.clone(), Entry { token, record: record.clone() });
+            claims.open.insert(*key, Entry { token, record: *record });
         }
         Ok(())
     }

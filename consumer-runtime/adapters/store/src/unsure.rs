@@ -23,7 +23,7 @@ impl Unsure {
     pub(crate) fn note<T>(&self, key: &Key, record: &Record, written: &Result<T, StoreError>) {
         let mut unsure = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if written.is_err() && unsure.len() < UNSURE_MAX {
-            unsure.insert(key.clone(), record.clone());
+            unsure.insert(*key, *record);
         } else if !unsure.is_empty() {
             unsure.remove(key);
         }

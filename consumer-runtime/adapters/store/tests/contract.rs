@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 use millrace_core::{
     claim::Wish,
     health::TroubleReason,
-    key::{ConsumerName, Key},
+    key::{ConsumerName, Fingerprint, Key},
     ports::{Claim, IdempotencyStore, StoreError},
     time::Clock,
 };
@@ -43,7 +43,7 @@ fn key(id: &str) -> Key {
     Key::new(&ConsumerName { namespace: "shop".to_owned(), name: "emails".to_owned() }, &sample::event(id))
 }
 
-const WISH: Wish<'static> = Wish { fingerprint: "a", lease: Duration::from_secs(30) };
+const WISH: Wish = Wish { fingerprint: Fingerprint::literal(b"a"), lease: Duration::from_secs(30) };
 
 #[tokio::test]
 async fn the_memory_store_keeps_the_contract() {

@@ -16,7 +16,7 @@ use std::{
 use millrace_core::{
     claim::{State, Wish},
     health::TroubleReason,
-    key::{ConsumerName, Key},
+    key::{ConsumerName, Fingerprint, Key},
     outcome::Effect,
     ports::{Claim, Claimed, IdempotencyStore, StoreError},
     time::Clock,
@@ -30,7 +30,7 @@ use tempfile::TempDir;
 use tokio::task::JoinSet;
 
 const RETENTION: Duration = Duration::from_secs(3600);
-const WISH: Wish<'static> = Wish { fingerprint: "a", lease: Duration::from_secs(600) };
+const WISH: Wish = Wish { fingerprint: Fingerprint::literal(b"a"), lease: Duration::from_secs(600) };
 
 /// Names the part that this program plays, and the folder that it plays it in.
 const PART: &str = "MILLRACE_TEST_PART";

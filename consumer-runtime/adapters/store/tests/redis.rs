@@ -10,7 +10,7 @@ use millrace_core::{
     backoff::Backoff,
     claim::{State, Wish},
     health::{Health, NoteReason, Part, Trouble, TroubleReason},
-    key::{ConsumerName, Key},
+    key::{ConsumerName, Fingerprint, Key},
     ports::{Claim, Claimed, IdempotencyStore, StoreError},
 };
 use millrace_store::{MountedSecret, RedisOptions, RedisStore};
@@ -24,7 +24,7 @@ use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use tempfile::TempDir;
 
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
-const WISH: Wish<'static> = Wish { fingerprint: "a", lease: Duration::from_secs(60) };
+const WISH: Wish = Wish { fingerprint: Fingerprint::literal(b"a"), lease: Duration::from_secs(60) };
 
 /// A store, and the Secret and health that it has.
 struct Opened {
@@ -160,7 +160,7 @@ async fn an_entry_lives_for_the_retention_and_a_claim_for_its_lease_longer() {
     let server = RedisServer::start(DURABLE).await;
     let Opened { store, secret: _kept, .. } = open(&server).await;
     let ttl = async |id: &str| -> i64 {
-        let answer = server.command(&format!("TTL millrace:claim:{}", key(id).as_str())).await;
+        let answer = server.command(&format!("TTL millrace:claim:{}", key(id))).await;
         answer.lines().next().unwrap().trim_start_matches(':').trim().parse().unwrap()
     };
 

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use millrace_core::{
-    backoff::Backoff, claim::Record, claim::State, health::Part, key::Key, key::fingerprint, outcome::Outcome,
+    backoff::Backoff, claim::Record, claim::State, health::Part, key::Fingerprint, key::Key, outcome::Outcome,
     ports::Claim, ports::IdempotencyStore as _, ports::Redelivery, retry::RetryPolicy, settle::Settlement,
     time::Clock as _, time::Monotonic,
 };
@@ -92,7 +92,7 @@ async fn an_event_that_kills_its_process_is_dead_lettered_without_another_attemp
         attempts: 3,
         uncertain: 2,
         first_failure: None,
-        fingerprint: fingerprint(&event),
+        fingerprint: Fingerprint::of(&event),
     };
     let origin_event = {
         let sequence = bench.publish("killer");
@@ -101,7 +101,7 @@ async fn an_event_that_kills_its_process_is_dead_lettered_without_another_attemp
         millrace_events::Event { source: "jetstream://MEMORY".to_owned(), ..event }
     };
     let key = Key::new(&consumer(), &origin_event);
-    let wish = millrace_core::claim::Wish { fingerprint: &record.fingerprint, lease: Duration::from_secs(1) };
+    let wish = millrace_core::claim::Wish { fingerprint: record.fingerprint, lease: Duration::from_secs(1) };
     let Claim::Claimed(claim) = bench.store.claim(&key, &wish).await.unwrap() else { panic!() };
     bench.store.end(&key, &claim, &record).await.unwrap();
 

@@ -4,7 +4,7 @@ use std::{future::Future, time::Duration};
 
 use millrace_core::{
     claim::{State, Wish},
-    key::{ConsumerName, Key},
+    key::{ConsumerName, Fingerprint, Key},
     outcome::Effect,
     ports::{Claim, Claimed, IdempotencyStore, StoreError},
 };
@@ -14,7 +14,7 @@ use crate::sample;
 /// The lease that the suite claims with.
 pub const LEASE: Duration = Duration::from_secs(2);
 
-const WISH: Wish<'static> = Wish { fingerprint: "a", lease: LEASE };
+const WISH: Wish = Wish { fingerprint: Fingerprint::literal(b"a"), lease: LEASE };
 
 /// Runs the suite. `wait` lets time pass for the store: by moving its clock, or by waiting.
 pub async fn run<F: Future<Output = ()>>(store: &dyn IdempotencyStore, wait: impl Fn(Duration) -> F) {
@@ -107,7 +107,7 @@ async fn an_end_that_is_repeated_is_accepted(store: &dyn IdempotencyStore) {
 async fn another_event_with_the_same_id_is_a_conflict(store: &dyn IdempotencyStore) {
     let key = key("conflict");
     claimed(store, &key).await;
-    let other = Wish { fingerprint: "b", lease: LEASE };
+    let other = Wish { fingerprint: Fingerprint::literal(b"b"), lease: LEASE };
     assert_eq!(store.claim(&key, &other).await.unwrap(), Claim::Conflict);
 }
 

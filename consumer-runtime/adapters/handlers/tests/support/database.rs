@@ -5,7 +5,7 @@ use std::{fs, time::Duration};
 
 use millrace_core::{
     claim::{State, Wish},
-    key::{ConsumerName, Key},
+    key::{ConsumerName, Fingerprint, Key},
     outcome::{Effect, Outcome},
     ports::{Claim, Context, Handler, Hold, IdempotencyStore as _},
 };
@@ -18,7 +18,8 @@ use tokio_postgres::{Client, NoTls};
 const RETENTION: Duration = Duration::from_secs(3600);
 
 /// A wish for an event of other content.
-pub(crate) const WISH_OTHER: Wish<'static> = Wish { fingerprint: "other", lease: Duration::from_secs(30) };
+pub(crate) const WISH_OTHER: Wish =
+    Wish { fingerprint: Fingerprint::literal(b"other"), lease: Duration::from_secs(30) };
 
 /// A server with a store of claims, and a connection of the test's own.
 pub(crate) struct Shop {
@@ -62,7 +63,7 @@ impl Shop {
     /// Claims an event; nothing when it is done, at work, or the store does not answer.
     pub(crate) async fn claim(&self, event: &Event, lease: Duration) -> Option<Hold> {
         let key = event_key(event);
-        match self.store.claim(&key, &Wish { fingerprint: "a", lease }).await {
+        match self.store.claim(&key, &Wish { fingerprint: Fingerprint::literal(b"a"), lease }).await {
             Ok(Claim::Claimed(claimed)) => Some(Hold { key, claimed }),
             Ok(Claim::Settled | Claim::Busy(_) | Claim::Conflict) | Err(_) => None,
         }
@@ -84,14 +85,18 @@ pub(crate) fn event_key(event: &Event) -> Key {
 pub(crate) async fn handle(shop: &Shop, handler: &dyn Handler, event: &Event) {
     let key = event_key(event);
     loop {
-        let claimed = match shop.store.claim(&key, &Wish { fingerprint: "a", lease: Duration::from_secs(60) }).await {
+        let claimed = match shop
+            .store
+            .claim(&key, &Wish { fingerprint: Fingerprint::literal(b"a"), lease: Duration::from_secs(60) })
+            .await
+        {
             Ok(Claim::Claimed(claimed)) => claimed,
             Ok(Claim::Settled) => return,
             // Nobody else is at work on it: the claim is one whose answer was lost.
             Ok(other @ (Claim::Busy(_) | Claim::Conflict)) => panic!("{}: {other:?}", event.id),
             Err(_) => continue,
         };
-        let hold = Hold { key: key.clone(), claimed };
+        let hold = Hold { key, claimed };
         let attempt = hold.claimed.record.attempts;
         match handler.call(event, &Context { attempt, hold: Some(&hold), trace: None }).await {
             Outcome::Done | Outcome::Fenced => {}

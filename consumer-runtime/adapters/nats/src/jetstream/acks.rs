@@ -49,10 +49,13 @@ impl Acks {
         Self { connection, ack_wait, sent: Mutex::default(), confirming: tokio::sync::Mutex::default() }
     }
 
-    /// Sends an ack. Every few hundred of them it waits until the server has read them.
-    pub(crate) async fn send(&self, reply: Subject) -> Result<(), String> {
-        self.connection.client.publish(reply.clone(), ACK).await.map_err(|error| error.to_string())?;
-        let unconfirmed = self.sent().push(reply, Instant::now());
+    /// Sends acks. Every few hundred of them it waits until the server has read them.
+    pub(crate) async fn send(&self, replies: &[Subject]) -> Result<(), String> {
+        // Noted first: what a lost connection takes with it is known by then.
+        let unconfirmed = self.sent().push(replies, Instant::now());
+        for reply in replies {
+            self.connection.client.publish(reply.clone(), ACK).await.map_err(|error| error.to_string())?;
+        }
         if unconfirmed >= UNCONFIRMED_MAX {
             let _next = self.confirming.lock().await;
             if self.sent().acks.len() >= UNCONFIRMED_MAX {
@@ -106,9 +109,9 @@ impl Acks {
 }
 
 impl Sent {
-    /// An ack was sent. How many wait to be confirmed.
-    fn push(&mut self, reply: Subject, now: Instant) -> usize {
-        self.acks.push_back((reply, now));
+    /// Acks are sent. How many wait to be confirmed.
+    fn push(&mut self, replies: &[Subject], now: Instant) -> usize {
+        self.acks.extend(replies.iter().map(|reply| (reply.clone(), now)));
         self.acks.len()
     }
 
@@ -143,9 +146,9 @@ mod tests {
     #[test]
     fn what_is_sent_while_a_round_trip_is_on_its_way_is_not_confirmed_by_it() {
         let (mut sent, now) = (Sent::default(), Instant::now());
-        assert_eq!((sent.push("a".into(), now), sent.push("b".into(), now)), (1, 2));
+        assert_eq!((sent.push(&["a".into()], now), sent.push(&["b".into()], now)), (1, 2));
         let (first, earlier) = (sent.end(), sent.end() - 1);
-        sent.push("c".into(), now);
+        sent.push(&["c".into()], now);
 
         sent.ends_before(first);
         assert_eq!(replies(&sent, now), ["c"]);
@@ -158,8 +161,8 @@ mod tests {
     #[test]
     fn an_ack_is_not_repeated_when_the_server_has_delivered_again() {
         let (mut sent, now) = (Sent::default(), Instant::now());
-        sent.push("old".into(), now);
-        sent.push("new".into(), now + AGE);
+        sent.push(&["old".into()], now);
+        sent.push(&["new".into()], now + AGE);
 
         assert_eq!(replies(&sent, now + AGE), ["new"]);
     }

@@ -144,8 +144,7 @@ impl JetStreamReader {
     }
 
     /// What a message is: a delivery, or news about a pull.
-    fn read(&mut self, message: Message) -> Result<Option<Delivery>, ReadError> {
-        let now = self.clock.monotonic();
+    fn read(&mut self, message: Message, now: Monotonic) -> Result<Option<Delivery>, ReadError> {
         // A status line in a message of a stream is its publisher's, and says nothing about a pull.
         let coordinates = message.reply.as_deref().and_then(Coordinates::parse);
         if let (Some(status), None) = (message.status, &coordinates) {
@@ -218,11 +217,11 @@ impl Reader for JetStreamReader {
                 self.pulls.forget();
                 return Err(ReadError::ForNow("the subscription ended".to_owned()));
             };
-            let mut batch = Vec::new();
+            let (mut batch, now) = (Vec::new(), self.clock.monotonic());
             let mut next = Some(first);
             // No await from here on: what is taken off the subscription is returned.
             while let Some(message) = next {
-                match self.read(message) {
+                match self.read(message, now) {
                     Ok(delivery) => batch.extend(delivery),
                     Err(error) if batch.is_empty() => return Err(error),
                     Err(_) => break,
@@ -251,7 +250,7 @@ impl Reader for JetStreamReader {
             let patience = self.pulls.patience(self.clock.monotonic());
             let subscription = self.subscription.as_mut()?;
             let message = tokio::time::timeout(patience, subscription.messages.next()).await.ok()??;
-            match self.read(message) {
+            match self.read(message, self.clock.monotonic()) {
                 Ok(Some(delivery)) => return Some(vec![delivery]),
                 Ok(None) => {}
                 Err(_) => break,

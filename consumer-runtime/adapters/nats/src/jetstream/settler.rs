@@ -36,15 +36,20 @@ impl JetStreamSettler {
     }
 }
 
+/// The subject on which the server waits for a word.
+fn reply(receipt: &Receipt) -> Result<Subject, SettleError> {
+    let Receipt::Reply(reply) = receipt else {
+        return Err(SettleError("the receipt is not one of this broker".to_owned()));
+    };
+    Subject::try_from(reply.clone()).map_err(|error| SettleError(error.to_string()))
+}
+
 #[async_trait]
 impl Settler for JetStreamSettler {
     async fn settle(&self, receipt: &Receipt, settlement: Settlement) -> Result<(), SettleError> {
-        let Receipt::Reply(reply) = receipt else {
-            return Err(SettleError("the receipt is not one of this broker".to_owned()));
-        };
-        let reply = Subject::try_from(reply.clone()).map_err(|error| SettleError(error.to_string()))?;
+        let reply = reply(receipt)?;
         match settlement {
-            Settlement::Done => self.acks.send(reply).await.map_err(SettleError),
+            Settlement::Done => self.acks.send(&[reply]).await.map_err(SettleError),
             // Without a delay the server delivers it again at once.
             Settlement::RetryAfter(Duration::ZERO) => self.publish(reply, Bytes::from_static(b"-NAK")).await,
             // The delay is given here and never by the server's own back-off, which would be added to it.
@@ -60,6 +65,11 @@ impl Settler for JetStreamSettler {
                 self.publish(reply, Bytes::from_static(b"+WPI")).await
             }
         }
+    }
+
+    async fn done(&self, receipts: &[Receipt]) -> Result<(), SettleError> {
+        let replies: Vec<Subject> = receipts.iter().map(reply).collect::<Result<_, _>>()?;
+        self.acks.send(&replies).await.map_err(SettleError)
     }
 
     async fn flush(&self) -> Result<(), SettleError> {

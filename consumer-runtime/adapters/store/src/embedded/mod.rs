@@ -18,10 +18,7 @@ use tokio::{
     time::timeout,
 };
 
-use crate::embedded::{
-    table::RawKey,
-    writer::{Job, Reply, Work, Writer},
-};
+use crate::embedded::writer::{Job, Reply, Work, Writer};
 
 /// Requests that wait for the writer: two of its transactions. Who comes then waits for room.
 const QUEUE_MAX: usize = 1024;
@@ -95,29 +92,17 @@ impl EmbeddedStore {
     }
 }
 
-/// The 32 bytes that a key spells.
-fn raw(key: &Key) -> Result<RawKey, StoreError> {
-    let mut raw = [0; 32];
-    let digits = key.as_str();
-    for (index, byte) in raw.iter_mut().enumerate() {
-        let pair = digits.get(2 * index..2 * index + 2).and_then(|pair| u8::from_str_radix(pair, 16).ok());
-        *byte = pair.ok_or_else(|| StoreError::Unavailable("a key does not spell 32 bytes".to_owned()))?;
-    }
-    Ok(raw)
-}
-
 #[async_trait]
 impl IdempotencyStore for EmbeddedStore {
-    async fn claim(&self, key: &Key, wish: &Wish<'_>) -> Result<Claim, StoreError> {
-        let fingerprint = wish.fingerprint.to_owned();
-        match self.ask(Work::Claim { key: raw(key)?, fingerprint, lease: wish.lease }).await? {
+    async fn claim(&self, key: &Key, wish: &Wish) -> Result<Claim, StoreError> {
+        match self.ask(Work::Claim { key: *key.as_bytes(), wish: *wish }).await? {
             Reply::Claim(claim) => Ok(claim),
             Reply::Done => Err(StoreError::Unavailable("the answer is to another question".to_owned())),
         }
     }
 
     async fn end(&self, key: &Key, claim: &Claimed, record: &Record) -> Result<(), StoreError> {
-        self.ask(Work::End { key: raw(key)?, token: claim.token, record: record.clone() }).await.map(drop)
+        self.ask(Work::End { key: *key.as_bytes(), token: claim.token, record: *record }).await.map(drop)
     }
 
     async fn ping(&self) -> Result<(), StoreError> {

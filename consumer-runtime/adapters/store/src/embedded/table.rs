@@ -108,7 +108,7 @@ impl<'a> Step<'a> {
     pub(super) fn claim(
         &mut self,
         key: &RawKey,
-        wish: &Wish<'_>,
+        wish: &Wish,
         undelivered: Option<u64>,
     ) -> Result<Result<Claim, StoreError>, redb::Error> {
         let entry = match self.read(key)? {
@@ -177,7 +177,7 @@ impl<'a> Step<'a> {
 
     /// What a record says now. The claim of a process that is gone has ended, whenever it was to end.
     fn as_it_stands(&self, entry: &Entry, undelivered: Option<u64>) -> Record {
-        let record = entry.record.clone();
+        let record = entry.record;
         match record.state {
             State::Claimed { .. } if undelivered == Some(entry.token) => {
                 Record { state: State::Released, ..record.unspent() }

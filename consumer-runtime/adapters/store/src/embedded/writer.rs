@@ -39,7 +39,7 @@ const FORGOTTEN_PER_WRITE: usize = 2;
 #[derive(Debug)]
 pub(super) enum Work {
     /// A claim.
-    Claim { key: RawKey, fingerprint: String, lease: Duration },
+    Claim { key: RawKey, wish: Wish },
     /// The end of a claim.
     End { key: RawKey, token: u64, record: Record },
     /// A write that changes nothing.
@@ -134,9 +134,8 @@ impl Writer {
         let (mut probes, mut claimed) = (false, Vec::new());
         for job in batch {
             replies.push(match &job.work {
-                Work::Claim { key, fingerprint, lease } => {
-                    let wish = Wish { fingerprint, lease: *lease };
-                    let claim = step.claim(key, &wish, self.undelivered.get(key).copied())?;
+                Work::Claim { key, wish } => {
+                    let claim = step.claim(key, wish, self.undelivered.get(key).copied())?;
                     if let Ok(Claim::Claimed(held)) = &claim {
                         claimed.push((*key, held.token));
                     }

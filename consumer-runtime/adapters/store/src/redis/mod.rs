@@ -153,7 +153,7 @@ impl RedisStore {
 }
 
 fn name(key: &Key) -> String {
-    format!("{PREFIX}{}", key.as_str())
+    format!("{PREFIX}{key}")
 }
 
 fn entry((written, seconds, microseconds, token, json): Answer) -> Result<Entry, StoreError> {
@@ -174,7 +174,7 @@ fn unavailable(error: &dyn std::fmt::Display) -> StoreError {
 
 #[async_trait]
 impl IdempotencyStore for RedisStore {
-    async fn claim(&self, key: &Key, wish: &Wish<'_>) -> Result<Claim, StoreError> {
+    async fn claim(&self, key: &Key, wish: &Wish) -> Result<Claim, StoreError> {
         let mut found = self.read(key).await?;
         for _ in 0..CLAIM_TRIES {
             let existing = found.record.map(|record| self.unsure.without_own_claim(key, record));
