@@ -183,6 +183,16 @@ impl Reader for KafkaReader {
         }
     }
 
+    async fn failed(&mut self) -> String {
+        loop {
+            if let Some(reason) = self.shared.lanes.fatal.get() {
+                return reason.clone();
+            }
+            // What is told here is not missed later: reading begins by looking.
+            self.shared.lanes.news.notified().await;
+        }
+    }
+
     async fn rest(&mut self) -> Option<Vec<Delivery>> {
         // What was fetched and not taken stays where it came from.
         debug!("nothing more is taken");
