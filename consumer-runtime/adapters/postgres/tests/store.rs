@@ -181,7 +181,8 @@ async fn requests_that_go_together_are_answered_one_by_one() {
 
     // Each is asked for by two at once.
     let asked = ids.iter().flat_map(|id| [id, id]);
-    let claims = join_all(asked.map(|id| async { (id, store.claim(&key(id), &WISH).await.unwrap()) })).await;
+    let store = &store;
+    let claims = join_all(asked.map(async move |id| (id, store.claim(&key(id), &WISH).await.unwrap()))).await;
     let held: Vec<(&String, Claimed)> = claims
         .into_iter()
         .filter_map(|(id, claim)| match claim {
