@@ -26,7 +26,7 @@ check: tools ## Format, lints, documentation, dependency rules, generated files
 unit: tools ## Unit, property and adapter tests; brokers, databases, mail and API servers are real
 	PATH="$$(deploy/tools/get cargo-nextest | tail -n 1):$$PATH" $(CARGO_TEST) --workspace --exclude millrace-e2e
 
-e2e: images ## The scenarios on a real cluster
+e2e: images servers ## The scenarios on a real cluster
 	PATH="$$(deploy/tools/get cargo-nextest | tail -n 1):$$PATH" $(CARGO_TEST) -p millrace-e2e
 
 footprint: images ## Memory at rest, image size and time to the first ack of the runtime
@@ -60,6 +60,9 @@ bench: tools ## The same with more events and rounds, for people
 images: tools ## Builds the images as archives in ~/.cache/millrace/images
 	@deploy/images/build
 
+servers: tools ## Builds the image of the servers that some scenarios need beside NATS
+	@deploy/images/servers
+
 cluster-up: ## Brings a cluster up: kind where a container engine answers, else local processes (Linux, root)
 	@deploy/cluster/up
 
@@ -69,4 +72,4 @@ cluster-down: ## Takes it down and leaves nothing behind
 tools: ## Builds the pinned tools that are missing
 	@deploy/tools/get nats-server kafka mailpit redis-server postgresql etcd kubernetes helm cargo-nextest >/dev/null
 
-.PHONY: help demo test check unit e2e footprint ledger faults scale operator-faults operator-objects programs bench-smoke bench images cluster-up cluster-down tools
+.PHONY: help demo test check unit e2e footprint ledger faults scale operator-faults operator-objects programs bench-smoke bench images servers cluster-up cluster-down tools

@@ -42,13 +42,22 @@ impl Cluster {
         let images = cache().join("images");
         let archives = ["operator", "consumer-runtime", "consumer-runtime-kafka", "producer", "nats-server", "mailpit"]
             .map(|name| images.join(format!("{name}.tar")));
-        for archive in &archives {
-            assert!(archive.exists(), "{} does not exist: run `make images`", archive.display());
-        }
-        let load = cluster.run_script("deploy/cluster/load", archives.iter().map(|path| path.to_str().unwrap()));
-        assert!(load.status.success(), "images cannot be loaded: {}", text(&load.stderr));
+        cluster.load(&archives);
         cluster.install();
         cluster
+    }
+
+    /// Loads the image of the servers that some scenarios need beside NATS.
+    pub fn load_servers(&self) {
+        self.load(&[cache().join("images/servers.tar")]);
+    }
+
+    fn load(&self, archives: &[PathBuf]) {
+        for archive in archives {
+            assert!(archive.exists(), "{} does not exist: run `make images servers`", archive.display());
+        }
+        let load = self.run_script("deploy/cluster/load", archives.iter().map(|path| path.to_str().unwrap()));
+        assert!(load.status.success(), "images cannot be loaded: {}", text(&load.stderr));
     }
 
     fn up() -> Self {

@@ -93,11 +93,16 @@ impl Shop {
 
     /// Starts the producer as a Job, which creates the streams too.
     pub fn start_producer(&self, name: &str, arguments: &[&str]) {
-        let arguments: Vec<&str> = ["--server=nats://nats:4222", "--create-streams", "--summary-json"]
-            .iter()
-            .chain(arguments)
-            .copied()
-            .collect();
+        self.start_producer_to(&["--server=nats://nats:4222"], name, arguments);
+    }
+
+    /// The same, to topics of Kafka.
+    pub fn start_producer_to_kafka(&self, name: &str, arguments: &[&str]) {
+        self.start_producer_to(&["--broker=kafka", "--server=kafka:9092"], name, arguments);
+    }
+
+    fn start_producer_to(&self, broker: &[&str], name: &str, arguments: &[&str]) {
+        let arguments = [broker, &["--create-streams", "--summary-json"], arguments].concat();
         let job = serde_json::json!({
             "apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": name},
             "spec": {"backoffLimit": 0, "template": {"spec": {

@@ -41,7 +41,7 @@ pub(crate) struct Args {
     pub(crate) window: usize,
 
     /// Creates the streams where they do not exist: that of --stream for orders.> and payments.>, DLQ for dlq.>. With Kafka:
-    /// the topics orders.placed, orders.shipped and payments.processed, of three partitions each.
+    /// the topics orders.placed, orders.shipped and payments.processed, of four partitions each, and dlq.
     #[arg(long, conflicts_with = "core")]
     pub(crate) create_streams: bool,
 

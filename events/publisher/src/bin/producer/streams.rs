@@ -26,11 +26,11 @@ pub(crate) async fn create(args: &Args, options: &PublisherOptions) -> Result<()
     Ok(())
 }
 
-/// Partitions of a new topic: enough for three replicas of a consumer.
+/// Partitions of a new topic of events: enough for four replicas of a consumer.
 #[cfg(feature = "kafka")]
-const PARTITIONS: i32 = 3;
+const PARTITIONS: i32 = 4;
 
-/// Creates the topics that do not exist. With one copy each: what a demo needs.
+/// Creates the topics that do not exist, that of dead letters too. With one copy each: what a demo needs.
 #[cfg(feature = "kafka")]
 async fn create_topics(options: &PublisherOptions) -> Result<(), Error> {
     use rdkafka::{
@@ -45,8 +45,9 @@ async fn create_topics(options: &PublisherOptions) -> Result<(), Error> {
         .set("bootstrap.servers", options.servers.join(","))
         .create()
         .map_err(|error| failed("the topics", error.into()))?;
-    let topics = ["orders.placed", "orders.shipped", "payments.processed"]
-        .map(|topic| NewTopic::new(topic, PARTITIONS, TopicReplication::Fixed(1)));
+    let topics =
+        [("orders.placed", PARTITIONS), ("orders.shipped", PARTITIONS), ("payments.processed", PARTITIONS), ("dlq", 1)]
+            .map(|(topic, partitions)| NewTopic::new(topic, partitions, TopicReplication::Fixed(1)));
     let request = AdminOptions::new().request_timeout(Some(options.connect_timeout));
     let created = admin.create_topics(&topics, &request).await.map_err(|error| failed("the topics", error.into()))?;
     for outcome in created {
