@@ -1,5 +1,5 @@
 //! Leader election: of several operators one works, the one that holds a `Lease`. The times and fields mean what they mean
-//! for client-go. What is to be done is decided in [`decide`], here it is carried out; [`fence`] refuses the writes of a process that
+//! for client-go. What is to be done is decided in [`mod@decide`], here it is carried out; [`fence`] refuses the writes of a process that
 //! may not write any more.
 
 pub mod decide;
