@@ -109,7 +109,7 @@ async fn run(args: Args, config: RuntimeConfig) -> ExitCode {
         }
     };
     match args.command {
-        Some(Command::Redrive(redrive)) => return Box::pin(redrive::run(redrive, parts, stop)).await,
+        Some(Command::Redrive(redrive)) => return Box::pin(redrive::run(redrive, parts, args.listen, stop)).await,
         Some(Command::DeleteDurable { within_seconds }) => return delete_durable(&parts, within_seconds, stop).await,
         None => {}
     }

@@ -16,7 +16,7 @@ use millrace_core::{
 use millrace_engine::metrics::Metrics;
 use millrace_handlers::{AnalyticsSource, AnalyticsSummary};
 
-use crate::wire::Parts;
+use crate::{redrive::Progress, wire::Parts};
 
 /// The time that the broker has for telling the lag.
 const LAG_TIMEOUT: Duration = Duration::from_secs(1);
@@ -32,6 +32,7 @@ pub(crate) struct Reporter {
     metrics: Metrics,
     analytics: Option<Arc<dyn AnalyticsSource>>,
     lag: OnceLock<Box<dyn LagProbe>>,
+    replay: OnceLock<Arc<Progress>>,
 }
 
 impl Reporter {
@@ -43,12 +44,18 @@ impl Reporter {
             metrics: parts.metrics.clone(),
             analytics: parts.analytics.clone(),
             lag: OnceLock::new(),
+            replay: OnceLock::new(),
         }
     }
 
     /// From now on the lag can be told.
     pub(crate) fn lag_from(&self, probe: Box<dyn LagProbe>) {
         self.lag.get_or_init(|| probe);
+    }
+
+    /// This process is a redrive, and this is how far it is.
+    pub(crate) fn replay_from(&self, progress: Arc<Progress>) {
+        self.replay.get_or_init(|| progress);
     }
 
     /// The engine runs.
@@ -114,6 +121,7 @@ impl Reporter {
                 fenced: totals.fenced,
             },
             analytics: self.analytics.as_ref().map(|analytics| analytics_report(analytics.summary())),
+            replay: self.replay.get().map(|progress| progress.report()),
         }
     }
 

@@ -26,19 +26,21 @@ const JETSTREAM: &str = "{jetStream: {servers: ['nats://nats:4222'], stream: ORD
 fn invalid_specs_are_refused_with_the_field_and_the_rule() {
     let cluster = Cluster::with_operator();
     // The cases that the rules are tested with offline, too.
-    let cases = std::fs::read_to_string(cluster.path("operator/api/tests/refused.yaml")).unwrap();
-    let cases: Value = serde_yaml::from_str(&cases).unwrap();
-    for case in ["rules", "schema"].iter().flat_map(|list| cases[list].as_array().unwrap()) {
-        let mut spec = cases["valid"].clone();
-        for (field, value) in case["with"].as_object().into_iter().flatten() {
-            spec[field] = value.clone();
+    for file in ["refused.yaml", "refused-replay.yaml"] {
+        let cases = std::fs::read_to_string(cluster.path("operator/api/tests").join(file)).unwrap();
+        let cases: Value = serde_yaml::from_str(&cases).unwrap();
+        for case in ["rules", "schema"].iter().flat_map(|list| cases[list].as_array().unwrap()) {
+            let mut spec = cases["valid"].clone();
+            for (field, value) in case["with"].as_object().into_iter().flatten() {
+                spec[field] = value.clone();
+            }
+            let object = serde_json::json!({
+                "apiVersion": "millrace.dev/v1alpha1", "kind": cases["kind"],
+                "metadata": {"name": case["name"].as_str().unwrap_or("invalid")}, "spec": spec,
+            });
+            let refused = cluster.apply("default", &object.to_string()).unwrap_err();
+            assert!(refused.contains(case["says"].as_str().unwrap()), "{case}: {refused}");
         }
-        let object = serde_json::json!({
-            "apiVersion": "millrace.dev/v1alpha1", "kind": "EventConsumer",
-            "metadata": {"name": case["name"].as_str().unwrap_or("invalid")}, "spec": spec,
-        });
-        let refused = cluster.apply("default", &object.to_string()).unwrap_err();
-        assert!(refused.contains(case["says"].as_str().unwrap()), "{case}: {refused}");
     }
 }
 

@@ -182,7 +182,7 @@ fn is_owner(uid: &str, valid: &Valid) -> bool {
 }
 
 /// What is desired of an object, but for what names it and its kind, and the hash of that.
-fn content(desired: &impl Serialize) -> Result<(Value, String), Error> {
+pub(crate) fn content(desired: &impl Serialize) -> Result<(Value, String), Error> {
     let mut content = serde_json::to_value(desired)?;
     if let Some(content) = content.as_object_mut() {
         content.retain(|field, _| !matches!(field.as_str(), "apiVersion" | "kind"));

@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 
 use crate::{
     build::Settings, caches::Caches, error::Error, gate::Gate, key::Key, pace::Memory, poll::Reports, probe::Probe,
-    queue::Queue, telemetry::Metrics,
+    queue::Queue, telemetry::Metrics, wake::Wake,
 };
 
 /// The time that the API server has for one answer.
@@ -46,6 +46,8 @@ pub struct Context {
     pub metrics: Metrics,
     /// Failures in a row. Only consumers that exist and fail have an entry.
     pub failures: Mutex<HashMap<Key, u32>>,
+    /// What is known of consumers that may have no pods.
+    pub wake: Wake,
     /// What is remembered of consumers that scale by their lag.
     pub memory: Mutex<Memory>,
 }
@@ -63,12 +65,19 @@ impl Context {
             reports: Reports::default(),
             gate: Gate::default(),
             probe: Probe::new(),
+            wake: Wake::disabled(),
             failures: Mutex::default(),
             memory: Mutex::default(),
             client,
             settings,
             metrics,
         }
+    }
+
+    /// The same, with a way to consumers that have no pods.
+    #[must_use]
+    pub fn with_wake(self, wake: Wake) -> Self {
+        Self { wake, ..self }
     }
 }
 

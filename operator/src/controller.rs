@@ -35,16 +35,18 @@ use crate::{
     finalize::{finalize, keep_finalizer},
     key::Key,
     known::{Child, Consumer, Looked},
-    lag,
+    lag::{self, Figures},
     lease::{self, Election},
     poll,
     queue::Lane,
-    scaling::{Decision, Observed, decide},
+    replay,
+    scaling::{Decision, Observed, Told, decide},
     serve,
     status::{Seen, status, unreadable},
     telemetry::Metrics,
     transitions,
     validate::{Valid, validate},
+    wake::{ASLEEP_INTERVAL, Hindrance, Wake, WakeSettings},
     work::work,
 };
 
@@ -69,6 +71,7 @@ const REFUSED_PAUSE_MAX: Duration = Duration::from_secs(30);
 /// Runs the operator, in `namespaces` or, without any, everywhere, until SIGTERM or until it has lost its lease.
 pub async fn run(
     settings: Settings,
+    wake: WakeSettings,
     namespaces: Vec<String>,
     listen: SocketAddr,
     election: &Election,
@@ -85,7 +88,8 @@ pub async fn run(
     }
     .shared();
     let work = join_all(scopes.into_iter().map(|scope| {
-        let context = Context::new(client.clone(), settings.clone(), metrics.clone());
+        let context =
+            Context::new(client.clone(), settings.clone(), metrics.clone()).with_wake(Wake::new(wake.clone()));
         reconcile_all(context, scope, stop.clone())
     }));
     tokio::select! {
@@ -112,7 +116,8 @@ pub async fn reconcile_all(
     let polls = |key| poll::poll(Arc::clone(&context), key);
     tokio::join!(
         work(&context.queue, CONCURRENCY, Some(&context.gate), looks, stop.clone()),
-        work(&context.polls, poll::CONCURRENCY, None, polls, stop),
+        work(&context.polls, poll::CONCURRENCY, None, polls, stop.clone()),
+        replay::controller::reconcile_all(Arc::clone(&context), namespace.as_deref(), stop),
     );
 }
 
@@ -186,7 +191,7 @@ async fn look_at(context: &Context, key: &Key, known: &Consumer) -> Result<Optio
 
 async fn reconcile(context: &Context, key: &Key, object: &EventConsumer) -> Result<Option<Duration>, Error> {
     match Box::pin(carry_out(context, key, object)).await {
-        Ok(()) => Ok(None),
+        Ok(after) => Ok(after),
         // Where the API server is silent there is nobody to write to, and of one that is gone nothing to write.
         Err(error) if error.is_silence() || matches!(error, Error::Outdated) => Err(error),
         Err(error) => {
@@ -200,24 +205,43 @@ async fn reconcile(context: &Context, key: &Key, object: &EventConsumer) -> Resu
     }
 }
 
-/// validate → fetch → build → apply → status.
-async fn carry_out(context: &Context, key: &Key, object: &EventConsumer) -> Result<(), Error> {
+/// validate → fetch → build → apply → status. Of a consumer that sleeps only the broker is looked at, most of the time.
+async fn carry_out(context: &Context, key: &Key, object: &EventConsumer) -> Result<Option<Duration>, Error> {
+    if context.wake.is_still_asleep(object).await {
+        return Ok(Some(ASLEEP_INTERVAL));
+    }
     let mut valid: Valid = validate(object)?;
     keep_finalizer(context, object).await?;
     let children = fetch::children(context, &valid)?;
     let pods = fetch::pods(context, key)?;
-    let scaled = scale(object, context, &valid, &children, &pods)?;
+    let asked = ask_broker(object, context, &valid).await;
+    let scaled = scale(object, context, &valid, &children, &pods, asked)?;
     if let Some(decision) = scaled {
         valid.replicas = decision.replicas;
     }
     let desired = build(&valid, &context.settings)?;
     let deployment = apply(context, &valid, &desired, &children).await?;
-    let seen =
-        Seen::Applied { deployment: &deployment, pods: &pods.pods, scaled: scaled.map(|decision| decision.reason) };
+    let scaled = scaled.map(|decision| Told { reason: decision.reason, asked });
+    let seen = Seen::Applied { deployment: &deployment, pods: &pods.pods, scaled };
     let status = write_status(context, object, &seen).await?;
     let ready = status.conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True");
     plan_poll(context, key, &pods, ready && valid.scaling.mode != ScalingMode::Lag);
-    Ok(())
+    if ready && valid.replicas == 0 && asked == Some(Ok(0)) {
+        context.wake.sleeps(object).await;
+        return Ok(Some(ASLEEP_INTERVAL));
+    }
+    // Its pods may be none, or know less than the broker.
+    Ok(asked.map(|_| poll::UNSETTLED_INTERVAL))
+}
+
+/// What waits at the broker, where the consumer may have no pods, which then cannot report it.
+async fn ask_broker(object: &EventConsumer, context: &Context, valid: &Valid) -> Option<Result<u64, Hindrance>> {
+    let scaling = &valid.scaling;
+    let may_sleep = scaling.mode == ScalingMode::Lag && scaling.min_replicas == 0;
+    if !may_sleep || valid.config.run_state != RunState::Running {
+        return None;
+    }
+    Some(context.wake.ask(&context.client, object, valid).await)
 }
 
 /// When the pods are asked again; never where there is none to ask.
@@ -242,12 +266,18 @@ fn scale(
     valid: &Valid,
     children: &Children,
     pods: &Pods,
+    asked: Option<Result<u64, Hindrance>>,
 ) -> Result<Option<Decision>, Error> {
     if valid.scaling.mode != ScalingMode::Lag || valid.config.run_state == RunState::Stopped {
         return Ok(None);
     }
+    let mut scaling = valid.scaling.clone();
+    if scaling.min_replicas == 0 && asked != Some(Ok(0)) {
+        // There are no pods only while the broker itself says that nothing waits.
+        scaling.min_replicas = 1;
+    }
     let deployment = children.deployment.as_ref().and_then(Child::deployment).transpose()?;
-    let current = deployment.and_then(|deployment| deployment.spec.replicas).unwrap_or(valid.scaling.min_replicas);
+    let current = deployment.and_then(|deployment| deployment.spec.replicas).unwrap_or(scaling.min_replicas);
     let uid = object.uid().unwrap_or_default();
     let now = pods.asked.map_or_else(Instant::now, tokio::time::Instant::into_std);
     let pods = &pods.pods;
@@ -255,8 +285,9 @@ fn scale(
     let (pace, enough_for) = memory.look(&uid, pods, now);
     // What is paused handles nothing, with however many pods.
     let working = valid.config.run_state == RunState::Running;
-    let figures = lag::add_up(pods.iter().map(|(_, report)| report.as_ref())).filter(|_| working);
-    let decision = decide(&valid.scaling, &Observed { current, figures, pace, enough_for });
+    let waiting = asked.and_then(Result::ok).map(|pending| Figures { pending: Some(pending), ..Figures::default() });
+    let figures = lag::add_up(pods.iter().map(|(_, report)| report.as_ref())).or(waiting).filter(|_| working);
+    let decision = decide(&scaling, &Observed { current, figures, pace, enough_for });
     if decision.needs_all {
         memory.needed(&uid, now);
     }

@@ -29,7 +29,7 @@ pub enum Error {
     #[error("the EventConsumer has been changed, deleted or made anew since it was last seen")]
     Outdated,
     /// A child's name is taken by an object of somebody else.
-    #[error("{kind} {name:?} exists and does not belong to this EventConsumer; delete or rename it")]
+    #[error("{kind} {name:?} exists and does not belong to this object; delete or rename it")]
     NotOurs {
         /// Its kind.
         kind: &'static str,

@@ -2,15 +2,17 @@
 
 use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
 
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, ValueEnum};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::CustomResourceExt as _;
 use millrace_config::AddressRanges;
-use millrace_operator_api::EventConsumer;
+use millrace_operator_api::{DeadLetterReplay, EventConsumer};
 use operator::{
     build::{RuntimeImages, Settings, TraceSettings},
     controller,
     lease::Election,
     rbac, reference, render, telemetry,
+    wake::WakeSettings,
 };
 
 /// Reconciles EventConsumers.
@@ -21,6 +23,22 @@ struct Args {
     command: Command,
 }
 
+/// The kinds of custom resources.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Kind {
+    EventConsumer,
+    DeadLetterReplay,
+}
+
+impl Kind {
+    fn definition(self) -> CustomResourceDefinition {
+        match self {
+            Self::EventConsumer => EventConsumer::crd(),
+            Self::DeadLetterReplay => DeadLetterReplay::crd(),
+        }
+    }
+}
+
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Runs the operator against the cluster of the current kubeconfig, or the one that it runs in.
@@ -29,6 +47,8 @@ enum Command {
         images: RuntimeImages,
         #[command(flatten)]
         traces: TraceSettings,
+        #[command(flatten)]
+        wake: WakeSettings,
         /// Ranges of addresses that `http` handlers may call though they are not public, for example `10.20.0.0/16`;
         /// several are separated by commas.
         #[arg(long, env = "HTTP_ALLOW", default_value = "")]
@@ -42,7 +62,7 @@ enum Command {
         #[arg(long, env = "LISTEN", default_value = "0.0.0.0:8080")]
         listen: SocketAddr,
     },
-    /// Prints the CustomResourceDefinition.
+    /// Prints the definitions of the custom resources.
     Crd,
     /// Prints the rules of the operator's role: for what it watches or, with a name, for its Lease of that name.
     Rbac {
@@ -50,9 +70,13 @@ enum Command {
         #[arg(long)]
         lease: Option<String>,
     },
-    /// Prints the reference of the custom resources, as Markdown.
-    Reference,
-    /// Prints the objects that the operator would make for the EventConsumers in a file. Needs no cluster.
+    /// Prints the reference of a custom resource, as Markdown.
+    Reference {
+        /// Which.
+        #[arg(default_value = "event-consumer")]
+        kind: Kind,
+    },
+    /// Prints the objects that the operator would make for the custom resources in a file. Needs no cluster.
     Render {
         /// The file, with one or more YAML documents.
         file: PathBuf,
@@ -69,17 +93,20 @@ enum Command {
 #[tokio::main]
 async fn main() -> ExitCode {
     let result = match Args::parse().command {
-        Command::Run { images, traces, http_allow, mut watch_namespaces, election, listen } => {
+        Command::Run { images, traces, wake, http_allow, mut watch_namespaces, election, listen } => {
             telemetry::init();
             let settings = Settings { images, http_allow, traces };
             // What an empty variable becomes.
             watch_namespaces.retain(|name| !name.is_empty());
-            Box::pin(controller::run(settings, watch_namespaces, listen, &election)).await
+            Box::pin(controller::run(settings, wake, watch_namespaces, listen, &election)).await
         }
-        Command::Crd => print_yaml(&EventConsumer::crd()),
+        Command::Crd => print_yaml(&EventConsumer::crd()).and_then(|()| {
+            println!("---");
+            print_yaml(&DeadLetterReplay::crd())
+        }),
         Command::Rbac { lease: None } => print_yaml(&rbac::rules()),
         Command::Rbac { lease: Some(name) } => print_yaml(&rbac::lease_rules(&name)),
-        Command::Reference => reference::reference(&EventConsumer::crd()).map(|page| print!("{page}")),
+        Command::Reference { kind } => reference::reference(&kind.definition()).map(|page| print!("{page}")),
         Command::Render { file, images, traces, http_allow } => {
             render::render(&file, &Settings { images, http_allow, traces }).map(|yaml| print!("{yaml}"))
         }

@@ -2,7 +2,8 @@
 
 use k8s_openapi::api::rbac::v1::PolicyRule;
 
-/// The rules of the operator's role in what it watches, one namespace, some or all: just what it asks for. It reads no Secret.
+/// The rules of the operator's role in what it watches, one namespace, some or all: just what it asks for. It reads no Secret;
+/// those that scaling to zero needs are named in the chart.
 pub fn rules() -> Vec<PolicyRule> {
     // A server-side apply is a `patch`, and a `create` where there is nothing yet. Children are deleted by their owner
     // references.
@@ -12,14 +13,16 @@ pub fn rules() -> Vec<PolicyRule> {
         rule("millrace.dev", &["eventconsumers"], &["get", "list", "watch", "patch"]),
         rule("millrace.dev", &["eventconsumers/status"], &["patch"]),
         // Owner references that block the owner's deletion need it where that admission plugin is on.
-        rule("millrace.dev", &["eventconsumers/finalizers"], &["update"]),
+        rule("millrace.dev", &["eventconsumers/finalizers", "deadletterreplays/finalizers"], &["update"]),
+        rule("millrace.dev", &["deadletterreplays"], &["get", "list", "watch"]),
+        rule("millrace.dev", &["deadletterreplays/status"], &["patch"]),
         rule("", &["configmaps", "persistentvolumeclaims", "serviceaccounts"], &children),
         rule("apps", &["deployments"], &children),
         rule("policy", &["poddisruptionbudgets"], &children),
         // Deleted where an object no longer asks for it.
         rule("networking.k8s.io", &["networkpolicies"], &["get", "list", "watch", "create", "patch", "delete"]),
-        // The Job that deletes a durable.
-        rule("batch", &["jobs"], &["get", "create", "patch"]),
+        // The Jobs that delete durables and carry replays out.
+        rule("batch", &["jobs"], &children),
         rule("", &["pods"], &["list", "watch"]),
         rule("events.k8s.io", &["events"], &["create", "patch"]),
     ]

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use millrace_operator_api::{OnUnknownLag, Scaling};
 
-use crate::lag::Figures;
+use crate::{lag::Figures, wake::Hindrance};
 
 /// What is seen of a consumer.
 #[derive(Clone, Copy, Debug, Default)]
@@ -42,6 +42,15 @@ pub enum Reason {
     AtMaximum,
     /// By `onUnknownLag`.
     LagUnknown,
+}
+
+/// What the status says of it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Told {
+    /// Why there are as many pods as there are.
+    pub reason: Reason,
+    /// What waits at the broker, where the consumer may have no pods.
+    pub asked: Option<Result<u64, Hindrance>>,
 }
 
 /// How many pods there are to be.
@@ -144,21 +153,25 @@ mod tests {
     proptest! {
         #[test]
         fn it_stays_within_its_bounds_and_never_shrinks_before_the_cooldown(
-            least in 1_i32..20, more in 0_i32..20, current in 0_i32..60, pending in prop::option::of(0_u64..u64::MAX),
+            least in 0_i32..20, more in 0_i32..20, current in 0_i32..60, pending in prop::option::of(0_u64..u64::MAX),
             in_flight in 0_u64..u64::MAX, pace in prop::option::of(0_u64..u64::MAX), partitions in prop::option::of(0_u32..100),
             enough in 0_u64..240, target in 1_i64..i64::MAX,
         ) {
-            let scaling = Scaling { min_replicas: least, max_replicas: least + more, target_pending_per_replica: target, ..scaling() };
+            let most = (least + more).max(1);
+            let scaling = Scaling { min_replicas: least, max_replicas: most, target_pending_per_replica: target, ..scaling() };
             let figures = Some(Figures { pending, in_flight, partitions, ..Figures::default() });
             let observed = Observed { current, figures, pace, enough_for: Duration::from_secs(enough) };
 
             let decision = decide(&scaling, &observed);
 
-            prop_assert!(decision.replicas >= 1 && decision.replicas <= least + more);
+            prop_assert!(decision.replicas >= least.min(1) && decision.replicas <= most);
+            let nothing_waits = pending == Some(0) && in_flight == 0;
+            let stays = current == 0 && pending.is_none();
+            prop_assert!(decision.replicas > 0 || nothing_waits || stays);
             let capped = partitions.is_some_and(|all| all > 0 && i64::from(all) < i64::from(least));
-            prop_assert!(capped || decision.replicas >= evenly(least, partitions));
+            prop_assert!(capped || least == 0 || decision.replicas >= evenly(least, partitions));
             if enough < 120 && scaling.on_unknown_lag == OnUnknownLag::Hold {
-                prop_assert!(decision.replicas >= current.min(least + more));
+                prop_assert!(decision.replicas >= current.min(most));
             }
         }
 

@@ -18,7 +18,7 @@ use crate::{
     build::CONSUMER_LABEL,
     error::Error,
     lag::{self, Figures},
-    scaling,
+    scaling::{self, Told},
 };
 
 /// What was seen of an `EventConsumer`.
@@ -34,7 +34,7 @@ pub enum Seen<'a> {
         /// Its pods, each with its report, if it gave one.
         pods: &'a [(Pod, Option<StatusReport>)],
         /// Why it has as many pods as it has; nothing where the lag does not decide that.
-        scaled: Option<scaling::Reason>,
+        scaled: Option<scaling::Told>,
     },
     /// It could not be reconciled.
     Failed(&'a Error),
@@ -55,7 +55,7 @@ pub fn status(object: &EventConsumer, seen: &Seen<'_>, now: Timestamp) -> EventC
     let generation = object.metadata.generation;
     let old = object.status.clone().unwrap_or_default();
     let summary = summarise(object, seen);
-    let mut conditions = Conditions { old: &old.conditions, generation, now, new: Vec::new() };
+    let mut conditions = Conditions::new(&old.conditions, generation, now);
     conditions.set("Ready", summary.ready, &summary.reason, &summary.message);
     conditions.set("Reconciling", truth(summary.reconciling), &summary.reason, &summary.message);
     conditions.set("Stalled", truth(summary.stalled), &summary.reason, &summary.message);
@@ -104,7 +104,7 @@ pub fn status(object: &EventConsumer, seen: &Seen<'_>, now: Timestamp) -> EventC
         delivery_guarantee: Some(guarantee(object)),
         lag,
         dead_letters,
-        conditions: conditions.new,
+        conditions: conditions.collected(),
     };
     hold_lag(&old, new)
 }
@@ -161,6 +161,9 @@ fn summarise(object: &EventConsumer, seen: &Seen<'_>) -> Summary {
             let replicas = deployment.spec.replicas.unwrap_or(1);
             if is_rolled_out(deployment, replicas) {
                 let (reason, message) = match object.spec.run_state {
+                    RunState::Running if replicas == 0 && object.spec.scaling.mode == ScalingMode::Lag => {
+                        ("ScaledToZero", "nothing waits: there are pods again when something does".to_owned())
+                    }
                     RunState::Running => ("AllReplicasReady", format!("{replicas} of {replicas} replicas take events")),
                     RunState::Paused => ("Paused", "no event is taken; to go on, set runState: Running".to_owned()),
                     RunState::Stopped => ("Stopped", "there are no pods; to go on, set runState: Running".to_owned()),
@@ -202,8 +205,11 @@ fn degradation(seen: &Seen<'_>) -> (&'static str, String, String) {
 
 /// What the pods say together of what waits.
 fn figures(seen: &Seen<'_>) -> Option<Figures> {
-    let Seen::Applied { pods, .. } = seen else { return None };
-    lag::add_up(pods.iter().map(|(_, report)| report.as_ref()))
+    let Seen::Applied { pods, scaled, .. } = seen else { return None };
+    let reported = lag::add_up(pods.iter().map(|(_, report)| report.as_ref()));
+    // While no pod reports, the broker may have been asked.
+    let waiting = scaled.and_then(|told| told.asked?.ok());
+    reported.or_else(|| waiting.map(|pending| Figures { pending: Some(pending), ..Figures::default() }))
 }
 
 /// Whether dead letters wait for somebody. Only JetStream counts them.
@@ -237,7 +243,7 @@ fn part_condition(part: Part, seen: &Seen<'_>) -> (&'static str, String, String)
 }
 
 /// Why a pod does not start, in the kubelet's or the scheduler's words.
-fn waiting(pod: &Pod) -> Option<(String, String)> {
+pub(crate) fn waiting(pod: &Pod) -> Option<(String, String)> {
     let status = pod.status.as_ref()?;
     let name = pod.name_any();
     for container in status.container_statuses.iter().flatten() {
@@ -282,10 +288,15 @@ fn scaling_active(object: &EventConsumer, seen: &Seen<'_>) -> Option<(&'static s
         (ScalingMode::Lag, _) if object.spec.run_state != RunState::Running => {
             ("False", "NotRunning", "nothing is scaled while runState is not Running")
         }
-        (ScalingMode::Lag, Some(scaling::Reason::Measured)) => ("True", "Measured", "replicas follow the lag"),
-        (ScalingMode::Lag, Some(scaling::Reason::AtMaximum)) => ("True", "AtMaximum", most),
-        (ScalingMode::Lag, Some(scaling::Reason::LagUnknown)) => ("False", "LagUnknown", unknown),
         (ScalingMode::Lag, None) => ("Unknown", "NotReported", "the pods have not been looked at yet"),
+        (ScalingMode::Lag, Some(Told { asked: Some(Err(hindrance)), .. })) => {
+            ("False", hindrance.reason(), hindrance.message())
+        }
+        (ScalingMode::Lag, Some(Told { reason: scaling::Reason::Measured, .. })) => {
+            ("True", "Measured", "replicas follow the lag")
+        }
+        (ScalingMode::Lag, Some(Told { reason: scaling::Reason::AtMaximum, .. })) => ("True", "AtMaximum", most),
+        (ScalingMode::Lag, Some(Told { reason: scaling::Reason::LagUnknown, .. })) => ("False", "LagUnknown", unknown),
     };
     Some((status, reason, message.to_owned()))
 }
@@ -321,20 +332,28 @@ fn guarantee(object: &EventConsumer) -> DeliveryGuarantee {
     DeliveryGuarantee::of(&object.spec.broker, &object.spec.idempotency)
 }
 
-fn truth(value: bool) -> &'static str {
+pub(crate) fn truth(value: bool) -> &'static str {
     if value { "True" } else { "False" }
 }
 
 /// Collects conditions. The time of a condition's last transition stays while its status does.
-struct Conditions<'a> {
+pub(crate) struct Conditions<'a> {
     old: &'a [Condition],
     generation: Option<i64>,
     now: Timestamp,
     new: Vec<Condition>,
 }
 
-impl Conditions<'_> {
-    fn set(&mut self, type_: &str, status: &str, reason: &str, message: &str) {
+impl<'a> Conditions<'a> {
+    pub(crate) fn new(old: &'a [Condition], generation: Option<i64>, now: Timestamp) -> Self {
+        Self { old, generation, now, new: Vec::new() }
+    }
+
+    pub(crate) fn collected(self) -> Vec<Condition> {
+        self.new
+    }
+
+    pub(crate) fn set(&mut self, type_: &str, status: &str, reason: &str, message: &str) {
         let old = self.old.iter().find(|condition| condition.type_ == type_ && condition.status == status);
         self.new.push(Condition {
             type_: type_.to_owned(),

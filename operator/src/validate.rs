@@ -10,7 +10,7 @@ use millrace_operator_api::{
 use crate::error::Error;
 
 /// Longest name of an `EventConsumer`, so that the names of its children and its labels fit.
-const NAME_MAX: usize = 50;
+pub(crate) const NAME_MAX: usize = 50;
 
 /// An `EventConsumer` that breaks no rule.
 #[derive(Clone, Debug)]
@@ -89,8 +89,11 @@ pub fn validate(object: &EventConsumer) -> Result<Valid, Error> {
 
 fn check_scaling(spec: &EventConsumerSpec, config: &RuntimeConfig, problems: &mut Vec<Problem>) {
     let Scaling { min_replicas: least, max_replicas: most, .. } = spec.scaling;
-    if least < 1 || most > 100 || least > most {
-        problems.push(Problem::new("scaling.minReplicas", "use 1 to 100, and at most scaling.maxReplicas"));
+    if least < 0 || !(1..=100).contains(&most) || least > most {
+        problems.push(Problem::new("scaling.minReplicas", "use 0 to 100, and at most scaling.maxReplicas"));
+    }
+    if least == 0 && config.broker.jet_stream.is_none() {
+        problems.push(Problem::new("scaling.minReplicas", "0 needs broker.jetStream: use at least 1"));
     }
     if spec.scaling.target_pending_per_replica < 1 {
         problems.push(Problem::new("scaling.targetPendingPerReplica", "use at least 1"));

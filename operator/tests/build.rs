@@ -44,6 +44,13 @@ fn example(name: &str) -> EventConsumer {
     object
 }
 
+/// The examples that are consumers.
+fn consumers() -> Vec<EventConsumer> {
+    let paths = std::fs::read_dir(examples()).unwrap().map(|entry| entry.unwrap().path());
+    let consumers = paths.filter(|path| std::fs::read_to_string(path).unwrap().contains("kind: EventConsumer"));
+    consumers.map(|path| example(path.file_stem().unwrap().to_str().unwrap())).collect()
+}
+
 fn desired(object: &EventConsumer) -> Desired {
     build(&validate(object).unwrap(), &settings()).unwrap()
 }
@@ -128,8 +135,7 @@ fn kafka_has_its_image_partitions_move_once_in_a_rolling_update_and_the_status_n
 
 #[test]
 fn every_example_becomes_a_configuration_that_the_runtime_reads_without_complaint() {
-    for entry in std::fs::read_dir(examples()).unwrap() {
-        let object = example(entry.unwrap().path().file_stem().unwrap().to_str().unwrap());
+    for object in consumers() {
         let config_map = desired(&object).config_map;
         let config = millrace_config::load(&config_map.data.unwrap()["config.yaml"]).unwrap();
         assert_eq!(config.consumer.namespace, "shop");
@@ -425,12 +431,7 @@ fn assert_locked_down(pod: &Value, what: &Value) {
 fn no_object_changes_the_security_of_its_pods_or_takes_their_labels() {
     let definition = serde_json::to_value(EventConsumer::crd()).unwrap();
     let schema = &definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"];
-    let examples: Vec<_> = std::fs::read_dir(examples())
-        .unwrap()
-        .map(|entry| {
-            serde_json::to_value(example(entry.unwrap().path().file_stem().unwrap().to_str().unwrap()).spec).unwrap()
-        })
-        .collect();
+    let examples: Vec<_> = consumers().iter().map(|object| serde_json::to_value(&object.spec).unwrap()).collect();
     let wanted = std::env::var("OPERATOR_OBJECTS").map_or(OBJECTS, |count| count.parse().unwrap());
     let mut generator = Generator::new(3);
     let (mut built, mut refused) = (0, 0);
@@ -475,4 +476,29 @@ fn where_two_pods_at_once_would_break_the_order_the_old_one_ends_first() {
     object.spec.replicas = 2;
     let Err(Error::Invalid(problems)) = validate(&object) else { panic!("two replicas are accepted") };
     assert_eq!(problems[0].field, "ordering");
+}
+
+#[test]
+fn a_replay_is_rendered_with_its_consumer_and_the_example_can_be_carried_out() {
+    let text = |name: &str| std::fs::read_to_string(examples().join(format!("{name}.yaml"))).unwrap();
+    let folder = tempfile::TempDir::new().unwrap();
+    let file = folder.path().join("objects.yaml");
+    std::fs::write(&file, format!("{}---\n{}", text("dead-letter-replay"), text("email"))).unwrap();
+
+    let rendered = operator::render::render(&file, &settings()).unwrap();
+
+    let documents: Vec<Value> = serde_yaml::Deserializer::from_str(&rendered)
+        .map(|document| serde::Deserialize::deserialize(document).unwrap())
+        .collect();
+    let job = documents.iter().find(|document| document["kind"] == "Job").unwrap();
+    assert_eq!(job["metadata"]["name"], "mail-server-was-down-replay");
+    let container = &job["spec"]["template"]["spec"]["containers"][0];
+    let arguments = container["args"].to_string();
+    assert!(arguments.contains("--from=2026-11-20T00:00:00Z"), "{arguments}");
+    // Restarts of the container, and nothing else, keep the journal: as many as an event may have that kills it, and some.
+    assert_eq!((&job["spec"]["backoffLimit"], &container["livenessProbe"]), (&json!(11), &Value::Null));
+
+    std::fs::write(&file, text("dead-letter-replay")).unwrap();
+    let refused = operator::render::render(&file, &settings()).unwrap_err().to_string();
+    assert!(refused.contains("order-emails") && refused.contains("same file"), "{refused}");
 }

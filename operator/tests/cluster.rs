@@ -1,7 +1,9 @@
 //! Protects what the operator does to a real API server: what it writes, when it does not, and what it says.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a panic is how a test reports")]
 
+mod replay;
 mod support;
+mod wake;
 
 use std::time::Duration;
 

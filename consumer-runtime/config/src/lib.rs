@@ -16,6 +16,7 @@ mod load;
 mod pick;
 pub mod problem;
 mod ranges;
+pub mod replay;
 mod runtime;
 pub mod status;
 mod validate;

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Broker, Idempotency, IdempotencyMode};
+use crate::{Broker, Idempotency, IdempotencyMode, replay::ReplayReport};
 
 /// The report that `/status` gives as JSON.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -27,6 +27,9 @@ pub struct StatusReport {
     /// Aggregates of the `analytics` handler.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub analytics: Option<AnalyticsReport>,
+    /// How far a redrive is; absent where the process is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replay: Option<ReplayReport>,
 }
 
 /// What a runtime process does now.

@@ -1,12 +1,12 @@
 //! Dead letters where they are kept: what a redrive needs of a broker.
 
-use std::fmt;
+use std::{fmt, str::FromStr};
 
 use async_trait::async_trait;
 use millrace_events::DeadLetter;
 
 /// Where a dead letter is kept. Shown as `42`, or as `3#42` where the broker has partitions.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub struct LetterPlace {
     /// The partition, on brokers that have partitions.
     pub partition: Option<u32>,
@@ -64,5 +64,22 @@ impl fmt::Display for LetterPlace {
             write!(formatter, "{partition}#")?;
         }
         write!(formatter, "{}", self.sequence)
+    }
+}
+
+/// A text that is no place.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("not the place of a dead letter; expected 42 or 3#42")]
+pub struct InvalidPlace;
+
+impl FromStr for LetterPlace {
+    type Err = InvalidPlace;
+
+    fn from_str(text: &str) -> Result<Self, InvalidPlace> {
+        let (partition, sequence) = match text.split_once('#') {
+            Some((partition, sequence)) => (Some(partition.parse().map_err(|_| InvalidPlace)?), sequence),
+            None => (None, text),
+        };
+        Ok(Self { partition, sequence: sequence.parse().map_err(|_| InvalidPlace)? })
     }
 }

@@ -1,5 +1,7 @@
 //! What is to be put back, and how.
 
+use std::path::PathBuf;
+
 use clap::{Args, ValueEnum};
 use jiff::Timestamp;
 use millrace_events::Reason;
@@ -16,6 +18,10 @@ pub(crate) struct RedriveArgs {
     /// Only letters with this reason, for example `RetriesExhausted`. May be repeated.
     #[arg(long = "reason", value_name = "REASON")]
     pub(super) reasons: Vec<Reason>,
+
+    /// Only letters of events that came on this subject or topic. May be repeated.
+    #[arg(long = "subject", value_name = "SUBJECT")]
+    pub(super) subjects: Vec<String>,
 
     /// Only letters of events that failed last at this time or later, for example `2026-01-31T12:00:00Z`.
     #[arg(long, value_name = "TIME")]
@@ -44,6 +50,20 @@ pub(crate) struct RedriveArgs {
     /// Shows what would be put back, and does nothing.
     #[arg(long)]
     pub(super) dry_run: bool,
+
+    /// Notes in this file what becomes of each letter. A run that finds it goes on from there, after a kill too: each letter
+    /// counts once, and `--max-messages` is for all runs together.
+    #[arg(long, value_name = "FILE")]
+    pub(super) journal: Option<PathBuf>,
+
+    /// Writes the counts to this file as JSON, each second and at the end. The exit code then says only whether the redrive
+    /// came to its end: an event that fails again has a new dead letter, and is in the report.
+    #[arg(long, value_name = "FILE")]
+    pub(super) report: Option<PathBuf>,
+
+    /// Serves /livez, /readyz, /metrics and /status on `--listen` meanwhile.
+    #[arg(long)]
+    pub(super) serve: bool,
 }
 
 /// Where dead letters go.
@@ -53,4 +73,17 @@ pub(crate) enum Target {
     Handler,
     /// The subject or topic that they came from.
     Source,
+}
+
+#[cfg(test)]
+mod tests {
+    use millrace_config::replay::DeadLetterReason;
+
+    use super::*;
+
+    #[test]
+    fn every_reason_of_a_dead_letter_can_be_asked_for_by_an_object() {
+        let asked: Vec<&str> = DeadLetterReason::ALL.iter().map(|reason| reason.as_str()).collect();
+        assert_eq!(asked, Reason::ALL.map(Reason::as_str));
+    }
 }

@@ -10,13 +10,13 @@ use crate::redrive::args::RedriveArgs;
 /// What became of the letters so far.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(super) struct Counts {
-    /// Letters that the filter is for.
+    /// Letters that the filter is for, those of earlier runs included.
     pub(super) matched: u64,
     /// Of those, left where they are because they were put back too often.
     pub(super) parked: u64,
     /// Of those, left where they are because they cannot be read.
     pub(super) unreadable: u64,
-    /// Taken to be put back.
+    /// Taken to be put back, by earlier runs too.
     pub(super) taken: u64,
 }
 
@@ -33,6 +33,12 @@ impl Filter {
         Self { args, consumer, counts: Arc::default() }
     }
 
+    /// Earlier runs have taken so many. They count.
+    pub(super) fn after(&self, earlier: u64) {
+        let mut counts = self.lock();
+        (counts.matched, counts.taken) = (earlier, earlier);
+    }
+
     pub(super) fn counts(&self) -> Counts {
         *self.lock()
     }
@@ -42,9 +48,10 @@ impl Filter {
     }
 
     fn matches(&self, letter: &DeadLetter) -> bool {
-        let RedriveArgs { reasons, from, until, event_ids, .. } = &self.args;
+        let RedriveArgs { reasons, subjects, from, until, event_ids, .. } = &self.args;
         letter.consumer == self.consumer
             && (reasons.is_empty() || reasons.contains(&letter.reason))
+            && (subjects.is_empty() || subjects.contains(&letter.origin.subject))
             && from.is_none_or(|from| letter.last_failure >= from)
             && until.is_none_or(|until| letter.last_failure < until)
             && (event_ids.is_empty() || event_id(letter).is_some_and(|id| event_ids.contains(&id)))

@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use millrace_core::{
     delivery::{Delivery, Place, Position, Receipt},
     letters::{LetterKeeper, LetterPlace, LetterReader, LettersError},
-    ports::{ReadError, Reader, Redelivery, SettleError, Settler},
+    ports::{DeadLetterError, DeadLetters, ReadError, Reader, Redelivery, SettleError, Settler},
     settle::Settlement,
     time::Clock,
     window::Budget,
@@ -17,12 +17,12 @@ use millrace_core::{
 use millrace_events::DeadLetter;
 use tokio::sync::watch;
 
-use crate::redrive::select::Filter;
+use crate::redrive::progress::Progress;
 
 /// Reads the letters that a filter takes, once.
 pub(super) struct LetterSource {
     letters: Box<dyn LetterReader>,
-    filter: Filter,
+    progress: Arc<Progress>,
     clock: Arc<dyn Clock>,
     taken: Arc<Taken>,
     /// Letters taken so far: the number of the last.
@@ -33,32 +33,40 @@ pub(super) struct LetterSource {
 /// Takes out the letters that are done.
 pub(super) struct LetterSettler {
     keeper: Arc<dyn LetterKeeper>,
+    progress: Arc<Progress>,
+    taken: Arc<Taken>,
+}
+
+/// Where the dead letters of events go that fail again.
+pub(super) struct AnnouncedLetters {
+    letters: Arc<dyn DeadLetters>,
+    progress: Arc<Progress>,
     taken: Arc<Taken>,
 }
 
 /// The letters at work, by the number of their delivery. The window bounds them.
 #[derive(Debug, Default)]
-struct Taken(Mutex<HashMap<i64, Letter>>);
+pub(super) struct Taken(Mutex<HashMap<i64, Letter>>);
 
 /// What takes a letter out.
 #[derive(Clone, Debug)]
 struct Letter {
     place: LetterPlace,
     id: String,
+    /// The id that its new dead letter would have.
+    again: String,
 }
 
 impl LetterSource {
-    /// A source and its settler. The last value turns true when there is nothing more to read.
+    /// A source, and what is taken from it. The last value turns true when there is nothing more to read.
     pub(super) fn new(
         letters: Box<dyn LetterReader>,
-        keeper: Arc<dyn LetterKeeper>,
-        filter: Filter,
+        progress: Arc<Progress>,
         clock: Arc<dyn Clock>,
-    ) -> (Self, LetterSettler, watch::Receiver<bool>) {
+    ) -> (Self, Arc<Taken>, watch::Receiver<bool>) {
         let (ended, has_ended) = watch::channel(false);
         let taken = Arc::<Taken>::default();
-        let settler = LetterSettler { keeper, taken: Arc::clone(&taken) };
-        (Self { letters, filter, clock, taken, number: 0, ended }, settler, has_ended)
+        (Self { letters, progress, clock, taken: Arc::clone(&taken), number: 0, ended }, taken, has_ended)
     }
 
     fn delivery(&mut self, place: LetterPlace, letter: DeadLetter) -> Delivery {
@@ -66,7 +74,9 @@ impl LetterSource {
         let offset = i64::from(self.number);
         let lane = place.partition.unwrap_or_default();
         let headers = letter.replay_headers();
-        self.taken.lock().insert(offset, Letter { place, id: letter.id });
+        let again = letter.replays.saturating_add(1);
+        let again = DeadLetter::id_for(&letter.consumer, &letter.origin, &letter.payload, again);
+        self.taken.lock().insert(offset, Letter { place, id: letter.id, again });
         Delivery {
             position: Position(self.number.into()),
             delivered_count: 1,
@@ -86,10 +96,10 @@ impl LetterSource {
 #[async_trait]
 impl Reader for LetterSource {
     async fn next_batch(&mut self, _budget: Budget) -> Result<Vec<Delivery>, ReadError> {
-        while !self.filter.is_complete() {
+        while !self.progress.filter.is_complete() {
             let Some(stored) = self.letters.next().await.map_err(read_error)? else { break };
             let place = stored.place;
-            if let Some(letter) = self.filter.take(stored) {
+            if let Some(letter) = self.progress.filter.take(stored) {
                 return Ok(vec![self.delivery(place, letter)]);
             }
         }
@@ -102,13 +112,19 @@ impl Reader for LetterSource {
     }
 }
 
+impl LetterSettler {
+    pub(super) fn new(keeper: Arc<dyn LetterKeeper>, progress: Arc<Progress>, taken: Arc<Taken>) -> Self {
+        Self { keeper, progress, taken }
+    }
+}
+
 #[async_trait]
 impl Settler for LetterSettler {
     async fn settle(&self, receipt: &Receipt, settlement: Settlement) -> Result<(), SettleError> {
         let (Receipt::Place(Place { offset, .. }), Settlement::Done) = (receipt, settlement) else { return Ok(()) };
         let letter = self.taken.lock().get(offset).cloned();
-        let Some(Letter { place, id }) = letter else { return Ok(()) };
-        self.keeper.take_out(place, &id).await.map_err(|error| SettleError(error.to_string()))?;
+        let Some(Letter { place, id, .. }) = letter else { return Ok(()) };
+        take_out(&self.progress, self.keeper.as_ref(), place, &id).await.map_err(SettleError)?;
         self.taken.lock().remove(offset);
         Ok(())
     }
@@ -122,6 +138,37 @@ impl Settler for LetterSettler {
     }
 }
 
+impl AnnouncedLetters {
+    pub(super) fn new(letters: Arc<dyn DeadLetters>, progress: Arc<Progress>, taken: Arc<Taken>) -> Self {
+        Self { letters, progress, taken }
+    }
+}
+
+#[async_trait]
+impl DeadLetters for AnnouncedLetters {
+    async fn publish(&self, dead_letter: &DeadLetter) -> Result<(), DeadLetterError> {
+        let letter = self.taken.lock().values().find(|letter| letter.again == dead_letter.id).cloned();
+        let Some(Letter { place, id, again }) = letter else { return self.letters.publish(dead_letter).await };
+        let journal = &self.progress.journal;
+        journal.announce(place, &id, &again).map_err(|error| DeadLetterError(error.to_string()))?;
+        self.letters.publish(dead_letter).await?;
+        journal.published(place);
+        Ok(())
+    }
+}
+
+/// Takes out a letter whose event has ended. Repeating it is safe.
+pub(super) async fn take_out(
+    progress: &Progress,
+    keeper: &dyn LetterKeeper,
+    place: LetterPlace,
+    id: &str,
+) -> Result<(), String> {
+    progress.journal.ended(place, id).map_err(|error| format!("failed to write the journal: {error}"))?;
+    keeper.take_out(place, id).await.map_err(|error| error.to_string())?;
+    progress.journal.out(place).map_err(|error| format!("failed to write the journal: {error}"))
+}
+
 fn read_error(error: LettersError) -> ReadError {
     match error {
         LettersError::Unreadable(problem) => ReadError::Fatal(problem),
@@ -132,6 +179,11 @@ fn read_error(error: LettersError) -> ReadError {
 }
 
 impl Taken {
+    /// Whether no letter is in hand.
+    pub(super) fn is_empty(&self) -> bool {
+        self.lock().is_empty()
+    }
+
     fn lock(&self) -> MutexGuard<'_, HashMap<i64, Letter>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

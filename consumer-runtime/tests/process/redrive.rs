@@ -1,12 +1,21 @@
 //! Protects putting dead letters back: by the process that a user starts, with nothing lost and nothing done twice.
 
 use std::{
+    collections::BTreeSet,
+    fs,
     process::Output,
     time::{Duration, Instant},
 };
 
 use async_nats::jetstream;
-use millrace_testkit::{mailpit::Mailpit, nats_server::NatsServer};
+use millrace_config::{replay::ReplayReport, status::StatusReport};
+use millrace_testkit::{
+    mailpit::Mailpit,
+    nats_server::{NatsServer, free_port},
+    runtime::get,
+    signal::{self, Signal},
+};
+use tempfile::TempDir;
 
 use crate::support::{PATIENCE, Runtime, Secret, eventually, publish, wait_until};
 
@@ -135,4 +144,81 @@ async fn a_redrive_that_is_killed_loses_nothing_and_the_next_one_goes_on() {
     ids.dedup();
     assert_eq!(ids.len(), 40, "nothing is lost");
     assert!(all <= 44, "{all} mails: only what 4 workers had in hand may come twice");
+}
+
+#[tokio::test]
+async fn a_redrive_with_a_journal_that_is_killed_again_and_again_reports_each_letter_once() {
+    const COUNT: u32 = 60;
+    let emails = Emails::start().await;
+    emails.publish_refused(COUNT).await;
+    let folder = TempDir::new().unwrap();
+    let (journal, report) = (folder.path().join("journal"), folder.path().join("report"));
+    // Not those that fail again: they are for another redrive.
+    let until = jiff::Timestamp::now().to_string();
+    let redrive = || {
+        let mut command = emails.runtime.redrive(&["--per-second", "100", "--max-replays", "9", "--until", &until]);
+        command.arg("--journal").arg(&journal).arg("--report").arg(&report);
+        command
+    };
+    // What is in hand may still become anything, so the journal is where it shows how far a run has come.
+    let ended = || fs::read_to_string(&journal).unwrap_or_default().matches("ended").count();
+    let killed_after = async |more: usize| {
+        let before = ended();
+        let mut process = redrive().spawn().unwrap();
+        wait_until("letters are done with", PATIENCE, async || ended() >= before + more).await;
+        process.kill().unwrap();
+        process.wait().unwrap();
+    };
+
+    // First every event fails again, then each is handled; the process dies in the middle of both, at another place each time.
+    for letters in [7, 5, 9] {
+        killed_after(letters).await;
+    }
+    emails.mail_server.refuse_recipients(0).await;
+    for letters in [6, 8] {
+        killed_after(letters).await;
+    }
+    let summary = summary(&redrive().output().unwrap(), true);
+
+    let report: ReplayReport = serde_json::from_slice(&fs::read(&report).unwrap()).unwrap();
+    let ReplayReport { matched, succeeded, failed, parked, unreadable, ended, .. } = report;
+    assert_eq!((matched, succeeded + failed, parked, unreadable, ended), (60, 60, 0, 0, true), "{report:?}");
+    assert!(summary.contains(&format!(" matched=60 replayed=60 succeeded={succeeded} failed={failed} ")), "{summary}");
+    assert!(failed >= 21 && succeeded >= 14, "{report:?}");
+    // The truth is at the broker and at the mail server.
+    assert_eq!(emails.dead_letters().await, failed, "each event that failed again has one new dead letter");
+    let mails = emails.mail_server.mails().await.into_iter().map(|mail| mail.message_id);
+    assert_eq!(mails.collect::<BTreeSet<_>>().len() as u64, succeeded, "and each other one has its mail");
+
+    // A run that finds nothing to do says the same.
+    assert!(self::summary(&redrive().output().unwrap(), true).contains(" matched=60 replayed=60 "));
+    let others = ["--subject", "orders.shipped", "--dry-run"];
+    let others = self::summary(&emails.runtime.redrive(&others).output().unwrap(), true);
+    assert!(others.starts_with("redrive: target=none matched=0 "), "{others}");
+}
+
+#[tokio::test]
+async fn a_redrive_that_is_told_to_stop_in_the_middle_still_says_what_it_came_to_when_that_is_final() {
+    let emails = Emails::start().await;
+    emails.publish_refused(40).await;
+    emails.mail_server.refuse_recipients(0).await;
+    let port = free_port();
+    let address = format!("127.0.0.1:{port}");
+    let arguments = ["--listen", &address, "redrive", "--serve", "--per-second", "20"];
+    let process = emails.runtime.command(&arguments).spawn().unwrap();
+    let replay = || -> Option<ReplayReport> {
+        let status: StatusReport = serde_json::from_str(&get(port, "/status")?.1).ok()?;
+        status.replay
+    };
+    eventually("it is at work", PATIENCE, || replay().is_some_and(|replay| replay.succeeded >= 5)).await;
+
+    assert!(signal::send(Signal::TERM, process.id()));
+
+    // A pod that is deleted is gone with its termination message; this is where the operator hears its last word.
+    eventually("it does nothing more", PATIENCE, || replay().is_some_and(|replay| replay.stopped)).await;
+    let last = replay().unwrap();
+    assert!(!last.ended && last.succeeded < 40, "it was stopped in the middle: {last:?}");
+    let said = summary(&process.wait_with_output().unwrap(), false);
+    assert!(said.contains(&format!(" succeeded={} failed=0 ", last.succeeded)), "{said}: {last:?}");
+    assert_eq!(emails.dead_letters().await, 40 - last.succeeded);
 }

@@ -5,12 +5,17 @@
 #![allow(unreachable_pub, reason = "KubeSchema derives public structs of its own inside functions")]
 
 pub mod network;
+pub mod replay;
 pub mod scaling;
 pub mod spec;
 pub mod status;
 
 pub use crate::{
     network::{NetworkPolicy, NetworkPolicyMode},
+    replay::{
+        ConsumerRef, DeadLetterReplay, DeadLetterReplaySpec, DeadLetterReplayStatus, DryRun, ListedLetter,
+        ReplayFilter, ReplayRun, ReplayTarget,
+    },
     scaling::{OnUnknownLag, Scaling, ScalingMode},
     spec::{EventConsumer, EventConsumerSpec, PodMetadata, PodSettings, PodTemplate, Resources, Toleration},
     status::{DeadLetters, EventConsumerStatus, Lag},

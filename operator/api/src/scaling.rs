@@ -13,8 +13,11 @@ pub struct Scaling {
     /// `broker.jetStream` or `broker.kafka`.
     pub mode: ScalingMode,
 
-    /// Fewest pods with `mode: Lag`. The lag is reported by pods, so there is at least one.
-    #[schemars(range(min = 1, max = 100))]
+    /// Fewest pods with `mode: Lag`. `0` needs `broker.jetStream`, and an administrator who lets the operator ask the broker
+    /// (`scaleToZero.enabled` of the chart): it makes the durable, takes the last pod away when nothing waits and nothing is
+    /// unacked, and has pods again within two seconds of an event. Where it cannot ask, one pod stays, and the condition
+    /// `ScalingActive` is `False` and says why.
+    #[schemars(range(min = 0, max = 100))]
     pub min_replicas: i32,
 
     /// Most pods with `mode: Lag`. On Kafka there are never more than the topics have partitions, and no more than share

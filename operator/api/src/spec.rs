@@ -116,6 +116,8 @@ use crate::{network::NetworkPolicy, scaling::Scaling, status::EventConsumerStatu
         .message("delivery.attemptTimeoutSeconds must be at most drainTimeoutSeconds: an attempt must be able to end within a drain"),
     validation = Rule::new("self.scaling.minReplicas <= self.scaling.maxReplicas")
         .message("scaling.minReplicas must be at most scaling.maxReplicas"),
+    validation = Rule::new("self.scaling.minReplicas > 0 || has(self.broker.jetStream)")
+        .message("scaling.minReplicas 0 needs broker.jetStream: the operator cannot ask Kafka, nor NATS core, what waits; use at least 1"),
     validation = Rule::new("self.scaling.mode != 'Lag' || !has(self.broker.nats)")
         .message("scaling.mode Lag needs broker.jetStream or broker.kafka: NATS core has no lag"),
     validation = Rule::new("self.scaling.mode != 'Lag' || !has(self.idempotency.store) || !has(self.idempotency.store.embedded)")

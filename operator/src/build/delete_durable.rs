@@ -1,8 +1,6 @@
 //! The Job that deletes the durable of a consumer that is being deleted. It has the consumer's own Secrets, so that the
 //! operator need not read any.
 
-use std::collections::BTreeMap;
-
 use k8s_openapi::{
     api::{
         batch::v1::{Job, JobSpec},
@@ -12,7 +10,7 @@ use k8s_openapi::{
 };
 
 use crate::{
-    build::{Settings, deployment::pod_spec, metadata},
+    build::{Settings, command, metadata},
     validate::Valid,
 };
 
@@ -28,12 +26,7 @@ pub(crate) fn name(valid: &Valid) -> String {
 }
 
 pub(crate) fn build(valid: &Valid, settings: &Settings) -> Job {
-    let labels = BTreeMap::from([
-        // Not those of the consumer's pods: nobody may take it for one of them.
-        ("app.kubernetes.io/name".to_owned(), "millrace-delete-durable".to_owned()),
-        ("app.kubernetes.io/instance".to_owned(), valid.name.clone()),
-        ("app.kubernetes.io/managed-by".to_owned(), "millrace".to_owned()),
-    ]);
+    let labels = command::labels("millrace-delete-durable", &valid.name);
     Job {
         metadata: ObjectMeta { name: Some(name(valid)), labels: Some(labels.clone()), ..metadata(valid) },
         spec: Some(JobSpec {
@@ -49,15 +42,7 @@ pub(crate) fn build(valid: &Valid, settings: &Settings) -> Job {
     }
 }
 
-/// The pod of the consumer with another command, and without the volume of its claims.
 fn pod(valid: &Valid, settings: &Settings) -> PodSpec {
-    let mut pod = pod_spec(valid, settings);
-    pod.restart_policy = Some("Never".to_owned());
-    for container in &mut pod.containers {
-        container.args.get_or_insert_default().push("delete-durable".to_owned());
-        (container.liveness_probe, container.readiness_probe, container.ports) = (None, None, None);
-        container.volume_mounts.get_or_insert_default().retain(|mount| mount.name != "data");
-    }
-    pod.volumes.get_or_insert_default().retain(|volume| volume.name != "data");
-    pod
+    let pod = command::pod(valid, settings, ["delete-durable".to_owned()]);
+    PodSpec { restart_policy: Some("Never".to_owned()), ..pod }
 }

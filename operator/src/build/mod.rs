@@ -1,11 +1,13 @@
 //! The children of an `EventConsumer`. Pure: no client in here.
 
 pub(crate) mod claims_volume;
+mod command;
 mod config_map;
 pub(crate) mod delete_durable;
 mod deployment;
 mod network_policy;
 mod pod_disruption_budget;
+pub(crate) mod replay;
 mod service_account;
 
 use std::collections::BTreeMap;

@@ -20,10 +20,10 @@ use k8s_openapi::{
 };
 use kube::{
     Api, Client, Config, CustomResourceExt as _, Resource,
-    api::{Patch, PatchParams, PostParams},
+    api::{ApiResource, DynamicObject, Patch, PatchParams, PostParams},
     config::AuthInfo,
 };
-use millrace_operator_api::EventConsumer;
+use millrace_operator_api::{DeadLetterReplay, EventConsumer};
 use millrace_testkit::{
     nats_server::{free_port, tool},
     signal::{self, Signal},
@@ -57,7 +57,7 @@ rules:
 - level: None
 ";
 
-/// A real API server with the definition of `EventConsumer`. It ends with this value.
+/// A real API server with our definitions. It ends with this value.
 pub struct ApiServer {
     data: TempDir,
     audited: bool,
@@ -102,6 +102,7 @@ impl ApiServer {
         let mut server = Self { data, audited, port, etcd, etcd_port, server: None };
         server.restart().await;
         server.install(definition).await;
+        server.install(&DeadLetterReplay::crd()).await;
         server
     }
 
@@ -232,7 +233,15 @@ impl ApiServer {
         let definitions: Api<CustomResourceDefinition> = Api::all(self.client());
         let name = definition.metadata.name.clone().unwrap();
         definitions.patch(&name, &PatchParams::apply("test").force(), &Patch::Apply(definition)).await.unwrap();
-        let objects: Api<EventConsumer> = Api::all(self.client());
+        let (names, version) = (&definition.spec.names, &definition.spec.versions[0].name);
+        let resource = ApiResource {
+            api_version: format!("{}/{version}", definition.spec.group),
+            group: definition.spec.group.clone(),
+            version: version.clone(),
+            kind: names.kind.clone(),
+            plural: names.plural.clone(),
+        };
+        let objects: Api<DynamicObject> = Api::all_with(self.client(), &resource);
         crate::wait_for("the definition is served", START_LIMIT, || async {
             objects.list(&kube::api::ListParams::default().limit(1)).await.ok()
         })

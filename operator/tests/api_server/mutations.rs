@@ -45,7 +45,8 @@ fn examples() -> BTreeMap<String, Value> {
     let objects = std::fs::read_dir(folder).unwrap().map(|entry| -> Value {
         serde_yaml::from_str(&std::fs::read_to_string(entry.unwrap().path()).unwrap()).unwrap()
     });
-    objects.map(|object| (object["metadata"]["name"].as_str().unwrap().to_owned(), object["spec"].clone())).collect()
+    let consumers = objects.filter(|object| object["kind"] == "EventConsumer");
+    consumers.map(|object| (object["metadata"]["name"].as_str().unwrap().to_owned(), object["spec"].clone())).collect()
 }
 
 fn object(name: &str, spec: &Value) -> Value {

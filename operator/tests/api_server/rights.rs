@@ -17,7 +17,7 @@ use kube::{
     api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
     core::NamespaceResourceScope,
 };
-use millrace_operator_api::EventConsumer;
+use millrace_operator_api::{DeadLetterReplay, EventConsumer};
 use millrace_operator_testkit::{FakePod, wait_for};
 use millrace_testkit::signal::Signal;
 use operator::rbac;
@@ -29,7 +29,8 @@ use crate::support::{Cluster, PATIENCE, condition, report};
 const CANARY: &str = "canary-3f9c51d07ab2";
 
 /// Asked of the API server's admission when an owner reference is written, which no request of ours shows.
-const NOT_REQUESTED: &str = "millrace.dev eventconsumers/finalizers update";
+const NOT_REQUESTED: [&str; 2] =
+    ["millrace.dev eventconsumers/finalizers update", "millrace.dev deadletterreplays/finalizers update"];
 
 #[tokio::test]
 async fn the_operator_asks_for_all_that_it_may_do_and_for_nothing_else_and_tells_no_secret() {
@@ -50,7 +51,7 @@ async fn the_operator_asks_for_all_that_it_may_do_and_for_nothing_else_and_tells
     let granted = rules(&rbac::rules()).union(&rules(&rbac::lease_rules("x"))).cloned().collect::<BTreeSet<_>>();
     assert!(!granted.iter().any(|rule| rule.contains('*') || rule.contains("secrets")), "{granted:?}");
     let mut asked: BTreeSet<_> = audit.iter().flat_map(asked).collect();
-    asked.insert(NOT_REQUESTED.to_owned());
+    asked.extend(NOT_REQUESTED.map(str::to_owned));
     assert_eq!(asked, granted, "left: what it asked for; right: what it may");
 
     let log = operator.log();
@@ -151,6 +152,18 @@ async fn live(cluster: &Cluster) {
     repaired::<ServiceAccount>(cluster, "order-log").await;
     repaired::<PodDisruptionBudget>(cluster, "order-log").await;
 
+    // Its dead letters are put back.
+    let replay = json!({
+        "apiVersion": "millrace.dev/v1alpha1", "kind": "DeadLetterReplay", "metadata": {"name": "mend"}, "spec": {"consumerRef": {"name": "order-log"}},
+    });
+    let replays: Api<DeadLetterReplay> = Api::namespaced(cluster.client(), "shop");
+    replays.create(&PostParams::default(), &serde_json::from_value(replay).unwrap()).await.unwrap();
+    let runs = || async {
+        let status = serde_json::to_value(replays.get("mend").await.unwrap().status).unwrap();
+        condition(&status, "Reconciling", "True", "Running").then_some(())
+    };
+    wait_for("the replay runs", PATIENCE, runs).await;
+
     // It goes, and its durable with it.
     cluster.delete("order-log").await;
     let jobs: Api<Job> = Api::namespaced(cluster.client(), "shop");
@@ -210,6 +223,7 @@ fn asked(entry: &Value) -> Vec<String> {
 async fn everything(cluster: &Cluster) -> Vec<(String, String)> {
     let mut all = Vec::new();
     all.extend(listed::<EventConsumer>(cluster).await);
+    all.extend(listed::<DeadLetterReplay>(cluster).await);
     all.extend(listed::<Deployment>(cluster).await);
     all.extend(listed::<ConfigMap>(cluster).await);
     all.extend(listed::<ServiceAccount>(cluster).await);

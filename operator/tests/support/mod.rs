@@ -23,6 +23,7 @@ use operator::{
     context::Context,
     controller::reconcile_all,
     telemetry::Metrics,
+    wake::Wake,
 };
 use serde_json::{Value, json};
 use tokio::{sync::oneshot, task::JoinHandle};
@@ -132,9 +133,13 @@ pub(crate) fn settings() -> Settings {
 
 impl Operator {
     pub(crate) fn start(client: Client) -> Self {
+        Self::with_wake(client, Wake::disabled())
+    }
+
+    pub(crate) fn with_wake(client: Client, wake: Wake) -> Self {
         let settings = settings();
         let metrics = Metrics::default();
-        let context = Context::new(client, settings, metrics.clone());
+        let context = Context::new(client, settings, metrics.clone()).with_wake(wake);
         let (stop, stopped) = oneshot::channel::<()>();
         let stopped = async move { drop(stopped.await) };
         Self { stop, task: tokio::spawn(reconcile_all(context, None, stopped)), metrics }

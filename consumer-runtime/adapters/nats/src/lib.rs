@@ -16,7 +16,7 @@ pub use crate::{
     dead_letters::{CoreDeadLetters, DeadLetterOptions, JetStreamDeadLetters},
     jetstream::{
         delete::delete_durable,
-        lag::LagProbe,
+        lag::{LagProbe, observe},
         letters::{DeadLetterStream, StreamLetterReader},
         reader::JetStreamReader,
         settler::JetStreamSettler,

@@ -4,11 +4,14 @@ use std::{collections::BTreeMap, sync::OnceLock};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use millrace_core::ports;
+use millrace_core::{health::Trouble, ports};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
-use crate::connection::Connection;
+use crate::{
+    connection::Connection,
+    jetstream::setup::{Durable, JetStreamOptions},
+};
 
 /// Tells how many events wait for a durable, and how many dead letters there are.
 #[derive(Debug)]
@@ -24,6 +27,7 @@ pub struct LagProbe {
 #[derive(Deserialize)]
 struct ConsumerInfo {
     num_pending: u64,
+    num_ack_pending: u64,
 }
 
 #[derive(Deserialize)]
@@ -41,6 +45,16 @@ struct StreamState {
     /// Messages by subject, of the subjects that were asked for.
     #[serde(default)]
     subjects: BTreeMap<String, u64>,
+}
+
+/// Makes the durable, as a source does, and tells from then on what waits for it: for whoever looks and takes nothing.
+///
+/// # Errors
+/// Those of a source that is set up.
+pub async fn observe(connection: &Connection, options: &JetStreamOptions) -> Result<LagProbe, Trouble> {
+    let durable = Durable { connection: connection.clone(), options: options.clone() };
+    let stream = durable.prepare().await?;
+    Ok(LagProbe::new(connection.clone(), &stream.name, &options.durable, options.dead_letter_subject.clone()))
 }
 
 impl LagProbe {
@@ -61,6 +75,17 @@ impl LagProbe {
         serde_json::from_slice(&answer.payload).ok()
     }
 
+    /// Events that are not settled, whether they wait or were given to somebody who may have died; `None` while that is
+    /// not known.
+    pub async fn unsettled(&self) -> Option<u64> {
+        let info = self.info().await?;
+        Some(info.num_pending.saturating_add(info.num_ack_pending))
+    }
+
+    async fn info(&self) -> Option<ConsumerInfo> {
+        self.ask(&format!("CONSUMER.INFO.{}.{}", self.stream, self.durable), None).await
+    }
+
     async fn stream_of(&self, subject: &str) -> Option<&str> {
         if let Some(known) = self.dead_letter_stream.get() {
             return Some(known);
@@ -74,8 +99,7 @@ impl LagProbe {
 #[async_trait]
 impl ports::LagProbe for LagProbe {
     async fn pending(&self) -> Option<u64> {
-        let info: ConsumerInfo = self.ask(&format!("CONSUMER.INFO.{}.{}", self.stream, self.durable), None).await?;
-        Some(info.num_pending)
+        Some(self.info().await?.num_pending)
     }
 
     async fn dead_letters(&self) -> Option<u64> {
