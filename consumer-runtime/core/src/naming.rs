@@ -1,6 +1,9 @@
 //! What an event is known by in a store of claims, and how that is worked out.
 
-use std::hash::{BuildHasher as _, Hasher as _, RandomState};
+use std::{
+    hash::{BuildHasher as _, Hasher as _, RandomState},
+    sync::LazyLock,
+};
 
 use millrace_events::Event;
 
@@ -22,9 +25,12 @@ pub enum Naming {
     Lasting(ConsumerName),
     /// Known in this process alone: for a store that ends with it. The names are made with random numbers that nobody else
     /// knows, so that nobody can make two events look alike; a hash that must hold when everything about it is known takes
-    /// several times as long.
-    Passing(RandomState),
+    /// several times as long. The number stands for the consumer.
+    Passing(u64),
 }
+
+/// The random numbers of this process. They are the same wherever the consumer is read in it, since its parts may share a store.
+static SECRET: LazyLock<RandomState> = LazyLock::new(RandomState::new);
 
 /// What a number stands for, so that no two are made of the same text.
 #[derive(Clone, Copy)]
@@ -37,7 +43,7 @@ enum Part {
 impl Naming {
     /// For the claims of `consumer` in a store that ends with this process, or in one that does not.
     pub fn new(consumer: ConsumerName, outlives_process: bool) -> Self {
-        if outlives_process { Self::Lasting(consumer) } else { Self::Passing(RandomState::new()) }
+        if outlives_process { Self::Lasting(consumer) } else { Self::Passing(SECRET.hash_one(consumer)) }
     }
 
     /// The name of an event that was put back `replays` times; `value` is what the user has chosen it to be known by, where
@@ -51,30 +57,31 @@ impl Naming {
             (Self::Lasting(consumer), Some(value)) => {
                 Name { key: Key::of_value(consumer, value).replayed(replays), fingerprint: Fingerprint::OF_ANYTHING }
             }
-            (Self::Passing(secret), None) => {
+            (&Self::Passing(consumer), None) => {
                 let (source, id) = (event.source.as_bytes(), event.id.as_str().as_bytes());
                 let content = [event.event_type.as_bytes(), event.data.as_ref()];
                 Name {
-                    key: passing_key(secret, [source, id], replays),
-                    fingerprint: Fingerprint::of_number(number(secret, Part::Fingerprint, content, 0)),
+                    key: passing_key(consumer, [source, id], replays),
+                    fingerprint: Fingerprint::of_number(number(consumer, Part::Fingerprint, content, 0)),
                 }
             }
-            (Self::Passing(secret), Some(value)) => {
-                Name { key: passing_key(secret, [value], replays), fingerprint: Fingerprint::OF_ANYTHING }
+            (&Self::Passing(consumer), Some(value)) => {
+                Name { key: passing_key(consumer, [value], replays), fingerprint: Fingerprint::OF_ANYTHING }
             }
         }
     }
 }
 
-fn passing_key<const N: usize>(secret: &RandomState, parts: [&[u8]; N], replays: u32) -> Key {
-    let low = u128::from(number(secret, Part::KeyLow, parts, replays));
-    let high = u128::from(number(secret, Part::KeyHigh, parts, replays));
+fn passing_key<const N: usize>(consumer: u64, parts: [&[u8]; N], replays: u32) -> Key {
+    let low = u128::from(number(consumer, Part::KeyLow, parts, replays));
+    let high = u128::from(number(consumer, Part::KeyHigh, parts, replays));
     Key::from_number(high << 64 | low)
 }
 
 /// A keyed hash over the parts, each with its length in front so that no two lists of parts look alike.
-fn number<const N: usize>(secret: &RandomState, of: Part, parts: [&[u8]; N], replays: u32) -> u64 {
-    let mut hasher = secret.build_hasher();
+fn number<const N: usize>(consumer: u64, of: Part, parts: [&[u8]; N], replays: u32) -> u64 {
+    let mut hasher = SECRET.build_hasher();
+    hasher.write_u64(consumer);
     hasher.write_u8(of as u8);
     hasher.write_u32(replays);
     for part in parts {
@@ -138,9 +145,10 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_ends_with_its_process_is_known_nowhere_else() {
-        let [here, there] = [(); 2].map(|()| Naming::new(consumer(), false));
+    fn a_name_that_ends_with_its_process_is_the_same_in_all_of_it_and_another_for_another_consumer() {
         let event = event("shop", "1", "{}");
-        assert_ne!(here.name(&event, None, 0), there.name(&event, None, 0));
+        let name = |consumer| Naming::new(consumer, false).name(&event, None, 0);
+        assert_eq!(name(consumer()), name(consumer()));
+        assert_ne!(name(consumer()).key, name(ConsumerName { name: "stock".to_owned(), ..consumer() }).key);
     }
 }

@@ -66,6 +66,6 @@ async fn the_producer_makes_its_topics_and_publishes_to_them() {
 
     assert!(ended.success());
     let topics = ["orders.placed", "orders.shipped", "payments.processed"];
-    let counts = topics.map(|topic| usize::try_from(server.ends(topic, 3)).unwrap());
+    let counts = topics.map(|topic| usize::try_from(server.ends(topic, 4)).unwrap());
     assert_eq!(counts.iter().sum::<usize>(), 200);
 }

@@ -113,12 +113,13 @@ async fn a_right_that_is_missing_is_named_and_what_waits_for_it_goes_on_when_it_
 async fn an_object_that_cannot_be_read_is_told_so_and_harms_no_other() {
     let (server, shop) = shop().await;
     let definitions: Api<CustomResourceDefinition> = Api::all(shop.client.clone());
-    let anything = json!([{"op": "replace", "path": "/spec/versions/0/schema/openAPIV3Schema", "value": {
-        "type": "object", "properties": {
-            "spec": {"type": "object", "x-kubernetes-preserve-unknown-fields": true},
-            "status": {"type": "object", "x-kubernetes-preserve-unknown-fields": true},
-        },
-    }}]);
+    let anything = json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true});
+    let schema = json!({"type": "object", "properties": {"spec": anything, "status": anything}});
+    let anything = json!([
+        {"op": "replace", "path": "/spec/versions/0/schema/openAPIV3Schema", "value": schema},
+        // What can be selected by must stand in the schema.
+        {"op": "remove", "path": "/spec/versions/0/selectableFields"},
+    ]);
     let patch = Patch::<()>::Json(serde_json::from_value(anything).unwrap());
     let name = "eventconsumers.millrace.dev";
     definitions.patch(name, &PatchParams::default(), &patch).await.unwrap();
