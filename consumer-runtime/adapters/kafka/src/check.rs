@@ -41,7 +41,7 @@ impl ClientContext for Context {
 
 impl ConsumerContext for Context {}
 
-/// Checks, and says how many partitions the topics have in all.
+/// Checks, and says how many partitions the topics that are read have in all.
 pub(crate) async fn check(options: &KafkaOptions) -> Result<usize, Trouble> {
     let (sender, receiver) = oneshot::channel();
     let options = options.clone();
@@ -68,15 +68,15 @@ fn check_now(options: &KafkaOptions) -> Result<usize, Trouble> {
     })?;
     // The topics share the time. It is longer than a request's: the first connection is made in it.
     let deadline = Instant::now() + options.timing.request * 2;
-    let mut partitions = 0_usize;
-    let topics = options.topics.iter().chain(&options.dead_letter_topic);
-    let checked =
-        topics.map(|topic| partitions_of(&client, &failure, options, topic, deadline)).try_for_each(|found| {
-            partitions = partitions.saturating_add(found?);
-            Ok(())
-        });
+    let partitions_of = |topic| partitions_of(&client, &failure, options, topic, deadline);
+    let all: Result<Vec<usize>, Trouble> = options.topics.iter().map(|topic| partitions_of(topic)).collect();
+    let checked = all.and_then(|all| match &options.dead_letter_topic {
+        // Nothing is read from it.
+        Some(topic) => partitions_of(topic).map(|_| all),
+        None => Ok(all),
+    });
     destroy(client);
-    checked.map(|()| partitions)
+    checked.map(|all| all.iter().sum())
 }
 
 fn partitions_of(
