@@ -72,6 +72,11 @@ impl Cluster {
 
     /// Installs or upgrades the operator, and restarts it when its image may be another one under the same tag.
     pub fn install(&self) {
+        self.install_with(&[]);
+    }
+
+    /// The same, with more arguments for helm.
+    pub fn install_with(&self, arguments: &[&str]) {
         let chart = self.root.join("charts/millrace");
         let chart = chart.to_str().unwrap();
         let stamp = std::fs::read_to_string(cache().join("stamps/image-operator")).unwrap_or_default();
@@ -79,7 +84,7 @@ impl Cluster {
         let annotations = format!("podAnnotations={}", serde_json::json!({"images": format!("{stamp}{runtime}")}));
         let release =
             ["upgrade", "--install", "millrace", chart, "--namespace", "millrace-system", "--create-namespace"];
-        self.helm(&[&release[..], &["--set-json", &annotations, "--wait", "--timeout", "120s"]].concat());
+        self.helm(&[&release[..], &["--set-json", &annotations, "--wait", "--timeout", "120s"], arguments].concat());
     }
 
     /// The API server's audit log from now on, where the cluster keeps one that can be read: the local one does.
