@@ -64,13 +64,35 @@ impl fmt::Display for Outcome {
             "scale: objects={} seconds={:.1} writes_per_object={:.2} restart_writes={} rss_mb={} rss_peak_mb={} edit_seconds={:.2} growth={:.2}",
             self.objects,
             self.time.as_secs_f64(),
-            float(self.writes.total()) / float(self.objects as u64 * OBJECTS_EACH),
+            self.writes_each(),
             self.restart_writes.total(),
             self.memory_mib.0,
             self.memory_mib.1,
             self.edit.as_secs_f64(),
             self.growth,
         )
+    }
+}
+
+impl Outcome {
+    /// The goals that it is short of. They are for 10,000 consumers, or fewer, on two cores.
+    pub fn missed(&self) -> Vec<&'static str> {
+        let (memory, peak) = self.memory_mib;
+        let goals = [
+            (self.time <= Duration::from_secs(120), "everything in 120 s"),
+            (self.writes_each() <= 2.0, "2 writes for each object"),
+            (self.restart_writes.total() == 0, "no writes after a restart and in quiet"),
+            (memory <= 120, "120 MiB in quiet"),
+            (peak <= 200, "200 MiB at most"),
+            (self.edit <= Duration::from_secs(5), "an edit in 5 s"),
+            (self.growth <= 1.3, "1.3 times the time for one among few"),
+        ];
+        goals.into_iter().filter(|(is_met, _)| !is_met).map(|(_, goal)| goal).collect()
+    }
+
+    /// Writes by the objects written: the children and the status of each consumer.
+    fn writes_each(&self) -> f64 {
+        float(self.writes.total()) / float(self.objects as u64 * OBJECTS_EACH)
     }
 }
 

@@ -8,7 +8,6 @@ use k8s_openapi::{
     api::{
         apps::v1::Deployment,
         core::v1::{Namespace, Pod, ResourceQuota},
-        rbac::v1::PolicyRule,
     },
     apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
 };
@@ -22,13 +21,11 @@ use millrace_operator_testkit::{ApiServer, wait_for};
 use millrace_operator_trials::faults::{
     layer::Faults,
     plans::Running,
+    ready::{MENDED, NAMED, when_ready_is},
+    rights,
     workload::{Shop, Workload},
 };
 use serde_json::{Value, json};
-
-/// How soon a condition names what is wrong, and how soon all is well after it is mended.
-const NAMED: Duration = Duration::from_secs(15);
-const MENDED: Duration = Duration::from_secs(60);
 
 async fn shop() -> (ApiServer, Shop) {
     let server = ApiServer::start().await;
@@ -38,75 +35,12 @@ async fn shop() -> (ApiServer, Shop) {
     (server, shop)
 }
 
-/// The status and reason of `Ready`, and its message.
-async fn ready(shop: &Shop, name: &str) -> Option<(String, String)> {
-    let kind = ApiResource::erase::<EventConsumer>(&());
-    let api: Api<DynamicObject> = Api::namespaced_with(shop.client.clone(), &shop.namespace, &kind);
-    let object = api.get(name).await.unwrap();
-    let conditions = object.data["status"]["conditions"].as_array()?.clone();
-    let ready = conditions.into_iter().find(|condition| condition["type"] == "Ready")?;
-    let text = |field: &str| ready[field].as_str().unwrap_or_default().to_owned();
-    Some((format!("{} {}", text("status"), text("reason")), text("message")))
-}
-
-async fn when_ready_is(shop: &Shop, name: &str, limit: Duration, wanted: &str) -> String {
-    let what = format!("Ready of {name} is {wanted}");
-    wait_for(&what, limit, || async { ready(shop, name).await.filter(|(is, _)| is == wanted).map(|(_, why)| why) })
-        .await
-}
-
-/// The rules without one verb on one resource.
-fn without(resource: &str, verb: &str) -> Vec<PolicyRule> {
-    let mut rules = operator::rbac::rules();
-    let mut kept = Vec::new();
-    for rule in &mut rules {
-        let resources = rule.resources.clone().unwrap_or_default();
-        if !resources.iter().any(|name| name == resource) {
-            continue;
-        }
-        let others: Vec<_> = resources.into_iter().filter(|name| name != resource).collect();
-        if !others.is_empty() {
-            kept.push(PolicyRule { resources: Some(others), ..rule.clone() });
-        }
-        rule.resources = Some(vec![resource.to_owned()]);
-        rule.verbs.retain(|one| one != verb);
-    }
-    rules.extend(kept);
-    rules
-}
-
 #[tokio::test]
 async fn a_right_that_is_missing_is_named_and_what_waits_for_it_goes_on_when_it_is_back() {
-    let (server, shop) = shop().await;
-    let operator = Running::start(&server, &shop, Faults::default());
-    shop.carry_out(Workload::Create).await;
-    when_ready_is(&shop, "order-log", NAMED, "False Progressing").await;
-    for (number, (resource, verb)) in
-        [("configmaps", "patch"), ("deployments", "patch"), ("eventconsumers", "patch")].into_iter().enumerate()
-    {
-        server.grant("operator", None, &without(resource, verb)).await;
-        if resource == "eventconsumers" {
-            shop.keep_durable().await;
-        } else {
-            shop.set_workers(u32::try_from(number).unwrap() + 20).await;
-        }
-        let why = when_ready_is(&shop, "order-log", NAMED, "False Forbidden").await;
-        assert!(why.contains(resource) && why.contains(verb), "{why}");
-        server.grant("operator", None, &operator::rbac::rules()).await;
-        when_ready_is(&shop, "order-log", MENDED, "False Progressing").await;
-    }
-    drop(operator.kill().await);
-
-    // What cannot be watched from the start is named too, and nothing is changed meanwhile.
-    for (resource, verb) in [("deployments", "list"), ("pods", "watch"), ("configmaps", "watch")] {
-        server.grant("operator", None, &without(resource, verb)).await;
-        let operator = Running::start(&server, &shop, Faults::default());
-        let why = when_ready_is(&shop, "order-log", NAMED, "False Forbidden").await;
-        assert!(why.contains(resource), "{why}");
-        server.grant("operator", None, &operator::rbac::rules()).await;
-        when_ready_is(&shop, "order-log", MENDED, "False Progressing").await;
-        drop(operator.kill().await);
-    }
+    let at_work = [("configmaps", "patch"), ("deployments", "create"), ("eventconsumers", "patch")];
+    let at_start = [("deployments", "list"), ("pods", "watch"), ("configmaps", "watch")];
+    let tally = rights::run(&at_work, &at_start).await;
+    assert!(tally.failures.is_empty() && tally.plans == 6, "{tally:?}");
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use millrace_operator_trials::faults::{outage, plans, workload::Workload};
+use millrace_operator_trials::faults::{outage, plans, rights, workload::Workload};
 
 /// How often the API server is killed.
 const KILLS: usize = 20;
@@ -11,9 +11,8 @@ const KILLS: usize = 20;
 async fn main() -> ExitCode {
     let rules = operator::rbac::rules();
     let mut tally = plans::run(&Workload::ALL, &rules).await;
-    let outages = outage::run(KILLS, true, &rules).await;
-    tally.plans += outages.plans;
-    tally.failures.extend(outages.failures);
+    tally.add(outage::run(KILLS, true, &rules).await);
+    tally.add(rights::run(&rights::AT_WORK, &rights::AT_START).await);
     println!("{tally}");
     if tally.failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

@@ -1,9 +1,11 @@
-//! Faults at every step of a reconcile: a crash after each write, notifications that are lost, views that are old, and an
-//! API server that goes. The end must be that of an undisturbed run, and so must the numbers of objects made and deleted.
+//! Faults at every step of a reconcile: a crash after each write, notifications that are lost, views that are old, an API
+//! server that goes, and rights that are taken away. The end must be that of an undisturbed run, and so must the numbers of objects made and deleted.
 
 pub mod layer;
 pub mod outage;
 pub mod plans;
+pub mod ready;
+pub mod rights;
 pub mod workload;
 
 /// What came of plans.
@@ -23,6 +25,12 @@ impl Tally {
             eprintln!("operator-faults: {plan}: {why}");
             self.failures.push(format!("{plan}: {why}"));
         }
+    }
+
+    /// Takes another one in.
+    pub fn add(&mut self, other: Self) {
+        self.plans += other.plans;
+        self.failures.extend(other.failures);
     }
 }
 

@@ -178,7 +178,7 @@ impl Trial {
         let crashing = Running::start(&self.server, shop, Faults::default().crash_after(after));
         shop.carry_out(workload).await;
         let deadline = Instant::now() + LIMIT;
-        // The Job of a deletion is completed while the operator waits for it.
+        // A Job is completed while the operator waits for it.
         while tokio::time::timeout(Duration::from_millis(100), crashing.faults.crashed()).await.is_err() {
             assert!(Instant::now() < deadline, "{workload:?} has no write {after}: {:?}", crashing.faults.writes());
             shop.complete_job().await;
@@ -215,7 +215,7 @@ impl Trial {
 }
 
 /// Kinds that an operator lists.
-const LISTS: usize = 7;
+const LISTS: usize = 10;
 
 /// Waits until `is_right` and nothing has been written for a while.
 async fn settle<F: Future<Output = bool>>(

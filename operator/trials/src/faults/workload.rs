@@ -6,18 +6,22 @@ use k8s_openapi::api::{
     apps::v1::Deployment,
     batch::v1::Job,
     core::v1::{ConfigMap, ServiceAccount},
+    networking::v1::NetworkPolicy,
     policy::v1::PodDisruptionBudget,
 };
 use kube::{
     Api, Client,
-    api::{DeleteParams, DynamicObject, ListParams, Patch, PatchParams},
+    api::{DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams},
     core::{ApiResource, NamespaceResourceScope},
 };
-use millrace_operator_api::EventConsumer;
+use millrace_operator_api::{DeadLetterReplay, EventConsumer};
+use operator::replay::status::has_ended;
 use serde_json::{Value, json};
 
+use super::rights::Right;
+
 /// The name of the consumer.
-const NAME: &str = "order-log";
+pub const NAME: &str = "order-log";
 
 /// What a user does.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -30,13 +34,15 @@ pub enum Workload {
     Scale,
     /// Stops it.
     Stop,
+    /// Puts its dead letters back.
+    Replay,
     /// Deletes it together with its durable.
     Delete,
 }
 
 impl Workload {
     /// All of them.
-    pub const ALL: [Self; 5] = [Self::Create, Self::Edit, Self::Scale, Self::Stop, Self::Delete];
+    pub const ALL: [Self; 6] = [Self::Create, Self::Edit, Self::Scale, Self::Stop, Self::Replay, Self::Delete];
 }
 
 /// A namespace with one consumer.
@@ -63,6 +69,7 @@ impl Shop {
             Workload::Edit => self.set_workers(17).await,
             Workload::Scale => self.apply(json!({"replicas": 3})).await,
             Workload::Stop => self.apply(json!({"runState": "Stopped"})).await,
+            Workload::Replay => self.replay().await,
             Workload::Delete => {
                 drop(self.consumers().delete(NAME, &DeleteParams::default()).await.unwrap());
             }
@@ -72,6 +79,34 @@ impl Shop {
     /// Gives it another number of workers.
     pub async fn set_workers(&self, workers: u32) {
         self.apply(json!({"workers": workers})).await;
+    }
+
+    /// Has its pods restricted to what it names, or not.
+    pub async fn set_network_policy(&self, restricted: bool) {
+        let mode = if restricted { "Restricted" } else { "None" };
+        self.apply(json!({"networkPolicy": {"mode": mode}})).await;
+    }
+
+    /// Does what an operator needs a right for.
+    pub async fn need(&self, right: Right) {
+        match right {
+            ("eventconsumers", _) => self.keep_durable().await,
+            ("networkpolicies", "delete") => self.set_network_policy(false).await,
+            ("serviceaccounts", _) => self.lose::<ServiceAccount>().await,
+            ("configmaps", _) => self.lose::<ConfigMap>().await,
+            ("poddisruptionbudgets", _) => self.lose::<PodDisruptionBudget>().await,
+            ("networkpolicies", _) => self.lose::<NetworkPolicy>().await,
+            ("deployments", _) => self.lose::<Deployment>().await,
+            _ => panic!("nothing is known that needs {right:?}"),
+        }
+    }
+
+    /// Deletes a child, which is to be made again.
+    async fn lose<K>(&self)
+    where
+        K: kube::Resource<DynamicType = (), Scope = NamespaceResourceScope>,
+    {
+        drop(self.untyped::<K>().delete(NAME, &DeleteParams::default()).await.unwrap());
     }
 
     /// Asks for its durable to be kept, which takes a finalizer off it.
@@ -91,12 +126,16 @@ impl Shop {
 
     /// Whether the operator has nothing left to do.
     pub async fn is_done(&self) -> bool {
+        let replays = self.api::<DeadLetterReplay>().list(&ListParams::default()).await.unwrap().items;
+        if !replays.iter().all(has_ended) {
+            return false;
+        }
         let Some(object) = self.consumers().get_opt(NAME).await.unwrap() else { return true };
         let observed = object.status.as_ref().and_then(|status| status.observed_generation);
         object.metadata.deletion_timestamp.is_none() && observed == object.metadata.generation
     }
 
-    /// Does what the cluster would: lets the Job that deletes the durable succeed.
+    /// Does what the cluster would: lets the Jobs that delete the durable and put letters back succeed.
     pub async fn complete_job(&self) {
         let jobs = self.api::<Job>();
         for job in jobs.list(&ListParams::default()).await.unwrap().items {
@@ -118,6 +157,7 @@ impl Shop {
     pub async fn state(&self) -> BTreeMap<String, String> {
         let mut state = BTreeMap::new();
         self.add::<EventConsumer>(&mut state).await;
+        self.add::<DeadLetterReplay>(&mut state).await;
         self.add::<ServiceAccount>(&mut state).await;
         self.add::<ConfigMap>(&mut state).await;
         self.add::<PodDisruptionBudget>(&mut state).await;
@@ -130,9 +170,7 @@ impl Shop {
     where
         K: kube::Resource<DynamicType = (), Scope = NamespaceResourceScope>,
     {
-        let kind = ApiResource::erase::<K>(&());
-        let api: Api<DynamicObject> = Api::namespaced_with(self.client.clone(), &self.namespace, &kind);
-        for object in api.list(&ListParams::default()).await.unwrap().items {
+        for object in self.untyped::<K>().list(&ListParams::default()).await.unwrap().items {
             let name = object.metadata.name.clone().unwrap_or_default();
             let mut value = serde_json::to_value(&object).unwrap();
             mask(&mut value);
@@ -150,8 +188,22 @@ impl Shop {
         self.consumers().patch(NAME, &PatchParams::apply("test").force(), &Patch::Apply(&object)).await.unwrap();
     }
 
+    async fn replay(&self) {
+        // Without a time it would be that at which it is made, and another one in each run.
+        let spec = json!({"consumerRef": {"name": NAME}, "filter": {"toTime": "2026-01-01T00:00:00Z"}});
+        let replay = DeadLetterReplay::new("again", serde_json::from_value(spec).unwrap());
+        self.api().create(&PostParams::default(), &replay).await.unwrap();
+    }
+
     fn consumers(&self) -> Api<EventConsumer> {
         self.api()
+    }
+
+    fn untyped<K>(&self) -> Api<DynamicObject>
+    where
+        K: kube::Resource<DynamicType = (), Scope = NamespaceResourceScope>,
+    {
+        Api::namespaced_with(self.client.clone(), &self.namespace, &ApiResource::erase::<K>(&()))
     }
 
     fn api<K>(&self) -> Api<K>
@@ -165,7 +217,7 @@ impl Shop {
 /// Names that are given anew in each run, times, how often something was written, and the hashes of what has such a name in
 /// it, which is compared itself.
 fn mask(value: &mut Value) {
-    const MASKED: [&str; 13] = [
+    const MASKED: [&str; 14] = [
         "batch.kubernetes.io/controller-uid",
         "controller-uid",
         "creationTimestamp",
@@ -177,6 +229,7 @@ fn mask(value: &mut Value) {
         "observedGeneration",
         "observedTime",
         "resourceVersion",
+        "startTime",
         "time",
         "uid",
     ];
