@@ -41,8 +41,17 @@ impl ClientContext for Context {
 
 impl ConsumerContext for Context {}
 
-/// Checks, and says how many partitions the topics that are read have in all.
-pub(crate) async fn check(options: &KafkaOptions) -> Result<usize, Trouble> {
+/// How many partitions topics have in all.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Partitions {
+    /// The topics that events are read from.
+    pub(crate) read: usize,
+    /// The topic of dead letters.
+    pub(crate) dead_letters: usize,
+}
+
+/// Checks, and says how many partitions there are.
+pub(crate) async fn check(options: &KafkaOptions) -> Result<Partitions, Trouble> {
     let (sender, receiver) = oneshot::channel();
     let options = options.clone();
     let failed = |error: &dyn std::fmt::Display| {
@@ -56,7 +65,7 @@ pub(crate) async fn check(options: &KafkaOptions) -> Result<usize, Trouble> {
     receiver.await.map_err(|error| failed(&error))?
 }
 
-fn check_now(options: &KafkaOptions) -> Result<usize, Trouble> {
+fn check_now(options: &KafkaOptions) -> Result<Partitions, Trouble> {
     let failure = Arc::new(LastFailure::default());
     let config = options.connection.client_config()?;
     let client = BaseConsumer::from_config_and_context(&config, Context(Arc::clone(&failure))).map_err(|error| {
@@ -68,15 +77,13 @@ fn check_now(options: &KafkaOptions) -> Result<usize, Trouble> {
     })?;
     // The topics share the time. It is longer than a request's: the first connection is made in it.
     let deadline = Instant::now() + options.timing.request * 2;
-    let partitions_of = |topic| partitions_of(&client, &failure, options, topic, deadline);
-    let all: Result<Vec<usize>, Trouble> = options.topics.iter().map(|topic| partitions_of(topic)).collect();
-    let checked = all.and_then(|all| match &options.dead_letter_topic {
-        // Nothing is read from it.
-        Some(topic) => partitions_of(topic).map(|_| all),
-        None => Ok(all),
-    });
+    let count = |topics: &[String]| -> Result<usize, Trouble> {
+        topics.iter().map(|topic| partitions_of(&client, &failure, options, topic, deadline)).sum()
+    };
+    let dead_letters = options.dead_letter_topic.as_slice();
+    let checked = count(&options.topics).and_then(|read| Ok(Partitions { read, dead_letters: count(dead_letters)? }));
     destroy(client);
-    checked.map(|all| all.iter().sum())
+    checked
 }
 
 fn partitions_of(

@@ -46,7 +46,7 @@ pub struct KafkaLetterKeeper {
 pub async fn open_letters(options: &KafkaOptions) -> Result<(KafkaLetterReader, KafkaLetterKeeper), Trouble> {
     let topic = options.dead_letter_topic.clone().unwrap_or_default();
     let options = Arc::new(KafkaOptions { topics: Vec::new(), ..options.clone() });
-    let partitions = check::check(&options).await?;
+    let partitions = check::check(&options).await?.dead_letters;
     let failing = |error: &dyn std::fmt::Display| {
         Trouble::new(TroubleReason::Failing, format!("failed to open the dead letters of topic {topic:?}: {error}"))
     };

@@ -116,7 +116,7 @@ pub async fn open(
     health: &Arc<Health>,
     metrics: &Metrics,
 ) -> Result<KafkaSource, Trouble> {
-    let partitions = check::check(options).await?;
+    let partitions = check::check(options).await?.read;
     info!(topics = options.topics.join(","), group = options.group, partitions, "consuming");
     let shared = Arc::new(Shared::new(options.clone(), Lanes::new(metrics.clone()), Arc::clone(health)));
     let worker = Worker::start(Arc::clone(&shared), partitions)?;
