@@ -135,7 +135,7 @@ async fn what_is_older_than_the_retention_is_forgotten_and_its_room_used_again()
     let store = Arc::new(open(folder.path(), Arc::clone(&clock) as Arc<dyn Clock>).await);
     let size = || std::fs::metadata(folder.path().join("claims.redb")).unwrap().len();
     let mut sizes = Vec::new();
-    for round in 0..6 {
+    for round in 0..10 {
         let mut workers = JoinSet::new();
         for worker in 0..16 {
             let store = Arc::clone(&store);
@@ -153,8 +153,9 @@ async fn what_is_older_than_the_retention_is_forgotten_and_its_room_used_again()
 
     let first = claimed(&store, "0-0-0").await.record;
     assert_eq!(first.attempts, 1, "it is not known any more");
-    // How requests fall into transactions moves it a little; without using room again it would be six times as large.
-    assert!(sizes[5] < 2 * sizes[0], "the file does not grow: {sizes:?}");
+    // From the second round on it holds what is forgotten with what comes, and the pages of the transactions under way. How
+    // requests fall into these moves it a little; without using room again it would be five times as large in the end.
+    assert!(sizes[9] < 2 * sizes[1], "the file grows: {sizes:?}");
 }
 
 #[tokio::test]
