@@ -74,16 +74,3 @@ pub(crate) enum Target {
     /// The subject or topic that they came from.
     Source,
 }
-
-#[cfg(test)]
-mod tests {
-    use millrace_config::replay::DeadLetterReason;
-
-    use super::*;
-
-    #[test]
-    fn every_reason_of_a_dead_letter_can_be_asked_for_by_an_object() {
-        let asked: Vec<&str> = DeadLetterReason::ALL.iter().map(|reason| reason.as_str()).collect();
-        assert_eq!(asked, Reason::ALL.map(Reason::as_str));
-    }
-}

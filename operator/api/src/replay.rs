@@ -2,7 +2,7 @@
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{CustomResource, KubeSchema};
-use millrace_config::replay::DeadLetterReason;
+use millrace_events::Reason;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -96,7 +96,7 @@ pub struct ReplayFilter {
     /// Only letters with one of these reasons, for example `[RetriesExhausted]`. Empty: whatever the reason.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 10))]
-    pub reasons: Vec<DeadLetterReason>,
+    pub reasons: Vec<Reason>,
 
     /// Only letters of events that came on one of these subjects or topics, without wildcards. Empty: wherever from.
     #[serde(skip_serializing_if = "Vec::is_empty")]
