@@ -11,7 +11,7 @@ use millrace_config::status::{
 };
 use millrace_core::{
     health::{self, Health, TroubleReason},
-    ports::LagProbe,
+    ports::{LagProbe, Letters},
 };
 use millrace_engine::metrics::Metrics;
 use millrace_handlers::{AnalyticsSource, AnalyticsSummary};
@@ -93,7 +93,7 @@ impl Reporter {
     pub(crate) async fn report(&self) -> StatusReport {
         self.refresh().await;
         let totals = self.metrics.totals();
-        let (pending, dead_letters) = self.ask_broker().await;
+        let (pending, letters) = self.ask_broker().await;
         StatusReport {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             phase: self.phase(),
@@ -105,7 +105,8 @@ impl Reporter {
                 oldest_seconds: Some(totals.oldest_seconds).filter(|seconds| *seconds > 0),
                 is_share: self.lag.get().is_some_and(|probe| probe.is_share()),
                 partitions: self.lag.get().and_then(|probe| u32::try_from(probe.lanes()?).ok()),
-                dead_letters,
+                dead_letters: letters.map(|letters| letters.count),
+                last_dead_letter: letters.and_then(|letters| letters.last),
             },
             notes: self.health.notes().into_iter().map(note).collect(),
             totals: Totals {
@@ -125,9 +126,9 @@ impl Reporter {
         }
     }
 
-    /// What waits at the broker, and how many dead letters. A broker that does not answer must not keep the report of just
+    /// What waits at the broker, and the dead letters. A broker that does not answer must not keep the report of just
     /// that from being read.
-    async fn ask_broker(&self) -> (Option<u64>, Option<u64>) {
+    async fn ask_broker(&self) -> (Option<u64>, Option<Letters>) {
         let Some(probe) = self.lag.get() else { return (None, None) };
         tokio::join!(async { tokio::time::timeout(LAG_TIMEOUT, probe.pending()).await.ok().flatten() }, async {
             tokio::time::timeout(LAG_TIMEOUT, probe.dead_letters()).await.ok().flatten()

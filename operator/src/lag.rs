@@ -28,6 +28,8 @@ pub struct Figures {
     pub partitions: Option<u32>,
     /// Dead letters that wait.
     pub dead_letters: Option<u64>,
+    /// When the last of them came.
+    pub last_dead_letter: Option<Timestamp>,
 }
 
 /// Adds up what pods report; nothing when none of them does.
@@ -51,6 +53,7 @@ pub fn add_up<'a>(reports: impl IntoIterator<Item = Option<&'a StatusReport>>) -
         in_flight: answers.iter().fold(0, |sum, lag| sum.saturating_add(lag.in_flight)),
         oldest_seconds: answers.iter().filter_map(|lag| lag.oldest_seconds).max(),
         dead_letters: answers.iter().filter_map(|lag| lag.dead_letters).max(),
+        last_dead_letter: answers.iter().filter_map(|lag| lag.last_dead_letter).max(),
     })
 }
 
@@ -63,21 +66,23 @@ impl Figures {
             oldest_seconds: self.oldest_seconds.map(|seconds| signed(rounded(seconds))).filter(|seconds| *seconds > 0),
             observed_time: Time(now),
         };
-        (lag, self.dead_letters.map(|pending| DeadLetters { pending: signed(pending) }))
+        let last_time = self.last_dead_letter.map(Time);
+        (lag, self.dead_letters.map(|pending| DeadLetters { pending: signed(pending), last_time }))
     }
 }
 
 /// Whether figures that are all that changed since `before` are worth a write.
-pub fn is_worth_a_write(before: &Lag, dead_letters: i64, lag: &Lag, dead_letters_now: i64) -> bool {
+pub fn is_worth_a_write(before: (&Lag, &DeadLetters), now: (&Lag, &DeadLetters)) -> bool {
+    let ((before, letters), (lag, letters_now)) = (before, now);
     let age = lag.observed_time.0.duration_since(before.observed_time.0);
-    let same = (before.pending, before.in_flight, before.oldest_seconds, dead_letters)
-        == (lag.pending, lag.in_flight, lag.oldest_seconds, dead_letters_now);
+    let same = (before.pending, before.in_flight, before.oldest_seconds, letters)
+        == (lag.pending, lag.in_flight, lag.oldest_seconds, letters_now);
     let (pending, pending_now) = (before.pending.unwrap_or_default(), lag.pending.unwrap_or_default());
     let (oldest, oldest_now) = (before.oldest_seconds.unwrap_or_default(), lag.oldest_seconds.unwrap_or_default());
     let much = (pending == 0) != (pending_now == 0)
         || moved(pending, pending_now)
         || moved(before.in_flight, lag.in_flight)
-        || moved(dead_letters, dead_letters_now)
+        || moved(letters.pending, letters_now.pending)
         || (oldest != oldest_now && oldest.max(oldest_now) >= OLD_SECONDS);
     !same && age >= if much { MUCH_INTERVAL } else { LITTLE_INTERVAL }
 }
@@ -118,6 +123,7 @@ mod tests {
             is_share,
             partitions: is_share.then_some(2),
             dead_letters: Some(3),
+            last_dead_letter: None,
         };
         let json =
             json!({"version": "0", "phase": "Running", "deliveryGuarantee": "AtLeastOnce", "lag": lag, "totals": {}});
@@ -149,7 +155,8 @@ mod tests {
             figures.told(start + SignedDuration::from_secs(after)).0
         };
         let before = lag(100, 5, 3, 0);
-        let writes = |lag: Lag| is_worth_a_write(&before, 0, &lag, 0);
+        let none = DeadLetters::default();
+        let writes = |lag: Lag| is_worth_a_write((&before, &none), (&lag, &none));
 
         assert!(!writes(lag(100, 5, 3, 100_000)));
         assert!(!writes(lag(0, 5, 3, 29)) && writes(lag(0, 5, 3, 30)));

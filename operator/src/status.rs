@@ -129,8 +129,8 @@ fn hold_lag(old: &EventConsumerStatus, new: EventConsumerStatus) -> EventConsume
         return new;
     }
     let held = EventConsumerStatus { lag: old.lag.clone(), dead_letters: old.dead_letters.clone(), ..new.clone() };
-    let waiting = |status: &EventConsumerStatus| status.dead_letters.as_ref().map_or(0, |letters| letters.pending);
-    if held == *old && !lag::is_worth_a_write(lag_before, waiting(old), lag, waiting(&new)) { held } else { new }
+    let letters = |status: &EventConsumerStatus| status.dead_letters.clone().unwrap_or_default();
+    if held == *old && !lag::is_worth_a_write((lag_before, &letters(old)), (lag, &letters(&new))) { held } else { new }
 }
 
 fn summarise(object: &EventConsumer, seen: &Seen<'_>) -> Summary {

@@ -1,5 +1,6 @@
 //! What `/status` of a runtime says, and what the operator makes conditions of.
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::{Broker, Idempotency, IdempotencyMode, replay::ReplayReport};
@@ -235,6 +236,9 @@ pub struct Lag {
     /// Dead letters that wait on the dead-letter subject; absent while unknown, and with brokers that do not count them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dead_letters: Option<u64>,
+    /// When the last of them came there, by the broker's clock; absent like `deadLetters`, and when there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_dead_letter: Option<Timestamp>,
 }
 
 /// Totals since a process started.

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
+use jiff::Timestamp;
 use millrace_events::{DeadLetter, Event, TraceContext};
 
 use crate::{
@@ -123,9 +124,18 @@ pub trait LagProbe: Send + Sync {
     }
 
     /// Dead letters that wait where this consumer puts them; `None` while that is not known, or cannot be.
-    async fn dead_letters(&self) -> Option<u64> {
+    async fn dead_letters(&self) -> Option<Letters> {
         None
     }
+}
+
+/// Dead letters that wait.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Letters {
+    /// How many.
+    pub count: u64,
+    /// When the last of them came, by the broker's clock; `None` where there is none, and where the broker does not say.
+    pub last: Option<Timestamp>,
 }
 
 /// Where dead letters go.

@@ -90,4 +90,8 @@ pub struct DeadLetters {
     /// How many wait there, whichever consumer they come from.
     #[schemars(range(min = 0))]
     pub pending: i64,
+
+    /// When the last of them came there, by the broker's clock; absent when none waits, and where a pod may not read them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_time: Option<Time>,
 }

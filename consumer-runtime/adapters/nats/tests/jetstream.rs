@@ -12,7 +12,7 @@ use millrace_core::{
     delivery::Receipt,
     health::{Health, Part, TroubleReason},
     letters::{LetterKeeper as _, LetterReader as _},
-    ports::{DeadLetters, LagProbe as _, Reader, Settler},
+    ports::{DeadLetters, LagProbe as _, Letters, Reader, Settler},
     settle::Settlement,
     window::Budget,
 };
@@ -233,13 +233,27 @@ async fn what_waits_is_counted_for_the_durable_and_for_its_dead_letters_alone() 
     let health = Arc::new(Health::starting([Part::Broker]));
     let connection = connect(&connection_options(server.url(), None), &health).await.unwrap();
     let source = set_up(&connection, &options(), &WallClock::start(), &health).await.unwrap();
-    assert_eq!((source.lag.pending().await, source.lag.dead_letters().await), (Some(0), Some(0)));
+    assert_eq!((source.lag.pending().await, source.lag.dead_letters().await), (Some(0), Some(Letters::default())));
 
     for subject in ["orders.placed", "orders.placed", "orders.shipped", "dlq.emails", "dlq.others"] {
         context.publish(subject, Bytes::new()).await.unwrap().await.unwrap();
     }
 
-    assert_eq!((source.lag.pending().await, source.lag.dead_letters().await), (Some(2), Some(1)));
+    let first = source.lag.dead_letters().await.unwrap();
+    assert_eq!((source.lag.pending().await, first.count), (Some(2), 1));
+
+    let second = context.publish("dlq.emails", Bytes::new()).await.unwrap().await.unwrap().sequence;
+    let stream = context.get_stream("DLQ").await.unwrap();
+    let both = source.lag.dead_letters().await.unwrap();
+    assert_eq!((both.count, both.last), (2, time_of(&stream, second).await));
+    assert!(first.last < both.last, "{first:?} {both:?}");
+    stream.delete_message(second).await.unwrap();
+    assert_eq!(source.lag.dead_letters().await, Some(first), "the last was taken out");
+}
+
+async fn time_of(stream: &jetstream::stream::Stream, sequence: u64) -> Option<jiff::Timestamp> {
+    let time = stream.get_raw_message(sequence).await.unwrap().time;
+    jiff::Timestamp::from_nanosecond(time.unix_timestamp_nanos()).ok()
 }
 
 #[tokio::test]

@@ -1,10 +1,17 @@
 //! How much waits in the stream, and among the dead letters.
 
-use std::{collections::BTreeMap, sync::OnceLock};
+use std::{
+    collections::BTreeMap,
+    sync::{Mutex, OnceLock, PoisonError},
+};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use millrace_core::{health::Trouble, ports};
+use jiff::Timestamp;
+use millrace_core::{
+    health::Trouble,
+    ports::{self, Letters},
+};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
@@ -22,6 +29,8 @@ pub struct LagProbe {
     dead_letter_subject: Option<String>,
     /// The stream of the dead letters, once it was found.
     dead_letter_stream: OnceLock<String>,
+    /// The dead letters as they were found last, with the last sequence that their stream had then.
+    known: Mutex<Option<(u64, Letters)>>,
 }
 
 #[derive(Deserialize)]
@@ -36,12 +45,23 @@ struct Names {
 }
 
 #[derive(Deserialize)]
+struct Found {
+    message: FoundMessage,
+}
+
+#[derive(Deserialize)]
+struct FoundMessage {
+    time: Timestamp,
+}
+
+#[derive(Deserialize)]
 struct StreamInfo {
     state: StreamState,
 }
 
 #[derive(Deserialize)]
 struct StreamState {
+    last_seq: u64,
     /// Messages by subject, of the subjects that were asked for.
     #[serde(default)]
     subjects: BTreeMap<String, u64>,
@@ -65,7 +85,14 @@ impl LagProbe {
         dead_letter_subject: Option<String>,
     ) -> Self {
         let (stream, durable) = (stream.to_owned(), durable.to_owned());
-        Self { connection, stream, durable, dead_letter_subject, dead_letter_stream: OnceLock::new() }
+        Self {
+            connection,
+            stream,
+            durable,
+            dead_letter_subject,
+            dead_letter_stream: OnceLock::new(),
+            known: Mutex::default(),
+        }
     }
 
     /// The answer of the JetStream API; nothing when there is none, or when it is an error.
@@ -86,6 +113,16 @@ impl LagProbe {
         self.ask(&format!("CONSUMER.INFO.{}.{}", self.stream, self.durable), None).await
     }
 
+    fn known(&self) -> Option<(u64, Letters)> {
+        *self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// When the last message on a subject came; nothing where there is none, or where it may not be read.
+    async fn time_of_last(&self, stream: &str, subject: &str) -> Option<Timestamp> {
+        let last: Found = self.ask(&format!("STREAM.MSG.GET.{stream}"), Some(json!({"last_by_subj": subject}))).await?;
+        Some(last.message.time)
+    }
+
     async fn stream_of(&self, subject: &str) -> Option<&str> {
         if let Some(known) = self.dead_letter_stream.get() {
             return Some(known);
@@ -102,11 +139,24 @@ impl ports::LagProbe for LagProbe {
         Some(self.info().await?.num_pending)
     }
 
-    async fn dead_letters(&self) -> Option<u64> {
+    async fn dead_letters(&self) -> Option<Letters> {
         let subject = self.dead_letter_subject.as_deref()?;
         let stream = self.stream_of(subject).await?;
         let filter = json!({"subjects_filter": subject});
         let info: StreamInfo = self.ask(&format!("STREAM.INFO.{stream}"), Some(filter)).await?;
-        Some(info.state.subjects.values().fold(0, |all, count| all.saturating_add(*count)))
+        let (sequence, count) =
+            (info.state.last_seq, info.state.subjects.values().fold(0_u64, |all, count| all.saturating_add(*count)));
+        if let Some((known_at, known)) = self.known()
+            && (known_at, known.count) == (sequence, count)
+        {
+            return Some(known);
+        }
+        // Its whole message comes with its time, so it is asked for only when there may be another.
+        let last = if count == 0 { None } else { self.time_of_last(stream, subject).await };
+        let letters = Letters { count, last };
+        if count == 0 || last.is_some() {
+            *self.known.lock().unwrap_or_else(PoisonError::into_inner) = Some((sequence, letters));
+        }
+        Some(letters)
     }
 }
