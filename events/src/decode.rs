@@ -156,7 +156,7 @@ fn binary(binding: Binding, headers: &Headers, payload: &Bytes) -> Result<Event,
         event_type: binding.identity(headers, "type")?.ok_or(DecodeError::Attribute("type"))?,
         subject: binding.get(headers, "subject"),
         time: binding.get(headers, "time").map(|time| time.parse().map_err(|_| DecodeError::Time)).transpose()?,
-        data_content_type,
+        data_content_type: data_content_type.map(Cow::Owned),
         extensions,
         data: payload.clone(),
     })
@@ -193,7 +193,7 @@ fn plain(id: &RawValue, probe: &Probe<'_>, payload: &Bytes, origin: &Origin) -> 
         event_type: event_type.into_owned(),
         subject: None,
         time: text(probe.timestamp).and_then(|time| time.parse().ok()),
-        data_content_type: Some("application/json".to_owned()),
+        data_content_type: Some(Cow::Borrowed("application/json")),
         extensions: BTreeMap::new(),
         data: payload.clone(),
     })
@@ -216,7 +216,7 @@ fn raw(headers: &Headers, payload: &Bytes, origin: &Origin, probe: Option<&Probe
         event_type: event_type.into_owned(),
         subject: None,
         time: None,
-        data_content_type: Some("application/json".to_owned()),
+        data_content_type: Some(Cow::Borrowed("application/json")),
         extensions: BTreeMap::new(),
         data: payload.clone(),
     })

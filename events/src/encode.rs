@@ -31,7 +31,7 @@ impl Event {
         let mut headers = Headers::new();
         self.attributes(|name, value| headers.push(format!("ce_{name}"), value.to_owned()));
         if let Some(content_type) = &self.data_content_type {
-            headers.push("content-type", content_type.clone());
+            headers.push("content-type", content_type.clone().into_owned());
         }
         (headers, self.data.clone())
     }

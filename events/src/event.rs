@@ -1,6 +1,6 @@
 //! An event: a CloudEvent.
 
-use std::collections::BTreeMap;
+use std::{borrow::Cow, collections::BTreeMap};
 
 use bytes::Bytes;
 use jiff::Timestamp;
@@ -21,7 +21,7 @@ pub struct Event {
     /// When it happened.
     pub time: Option<Timestamp>,
     /// The media type of its data.
-    pub data_content_type: Option<String>,
+    pub data_content_type: Option<Cow<'static, str>>,
     /// All other attributes, with lower-case names. One with the name of a field, or of `data`, is not written.
     pub extensions: BTreeMap<String, String>,
     /// What happened.

@@ -1,6 +1,6 @@
 //! Where a message comes from.
 
-use std::{fmt, str::FromStr};
+use std::{fmt, str::FromStr, sync::Arc};
 
 /// The kind of a broker.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -20,11 +20,11 @@ pub struct Origin {
     /// The kind of its broker.
     pub broker: BrokerKind,
     /// Its stream, where the broker has streams.
-    pub stream: Option<String>,
+    pub stream: Option<Arc<str>>,
     /// Its partition, where the broker has partitions.
     pub partition: Option<u32>,
     /// Its subject; its topic on Kafka.
-    pub subject: String,
+    pub subject: Arc<str>,
     /// Its place in the stream or partition.
     pub sequence: Option<u64>,
 }
@@ -40,9 +40,9 @@ impl Origin {
     /// The CloudEvents source of an event that names none: the stream, or the subject or topic where there is no stream.
     pub(crate) fn source(&self) -> String {
         match (self.broker, &self.stream) {
-            (BrokerKind::Kafka, _) => ["kafka://", &self.subject].concat(),
-            (BrokerKind::JetStream | BrokerKind::Nats, Some(stream)) => ["jetstream://", stream].concat(),
-            (BrokerKind::JetStream | BrokerKind::Nats, None) => ["nats://", &self.subject].concat(),
+            (BrokerKind::Kafka, _) => ["kafka://", &*self.subject].concat(),
+            (BrokerKind::JetStream | BrokerKind::Nats, Some(stream)) => ["jetstream://", &**stream].concat(),
+            (BrokerKind::JetStream | BrokerKind::Nats, None) => ["nats://", &*self.subject].concat(),
         }
     }
 
@@ -82,7 +82,7 @@ impl FromStr for Origin {
                 broker: BrokerKind::Nats,
                 stream: None,
                 partition: None,
-                subject: rest.to_owned(),
+                subject: rest.into(),
                 sequence: None,
             }),
             "jetstream" => {
@@ -90,9 +90,9 @@ impl FromStr for Origin {
                 let (subject, sequence) = with_sequence(rest)?;
                 Ok(Self {
                     broker: BrokerKind::JetStream,
-                    stream: Some(stream.to_owned()),
+                    stream: Some(stream.into()),
                     partition: None,
-                    subject: subject.to_owned(),
+                    subject: subject.into(),
                     sequence,
                 })
             }
@@ -103,7 +103,7 @@ impl FromStr for Origin {
                     broker: BrokerKind::Kafka,
                     stream: None,
                     partition: Some(partition.parse().map_err(|_| InvalidOrigin)?),
-                    subject: topic.to_owned(),
+                    subject: topic.into(),
                     sequence,
                 })
             }

@@ -151,7 +151,7 @@ impl ShopEvent {
             event_type: meta.event_type.clone(),
             subject: Some(self.order_id().to_owned()),
             time: Some(meta.timestamp),
-            data_content_type: Some("application/json".to_owned()),
+            data_content_type: Some("application/json".into()),
             extensions: BTreeMap::new(),
             data: data.into(),
         })

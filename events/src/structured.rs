@@ -1,6 +1,6 @@
 //! CloudEvents in structured mode: one JSON document with attributes and data.
 
-use std::collections::BTreeMap;
+use std::{borrow::Cow, collections::BTreeMap};
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use bytes::Bytes;
@@ -58,7 +58,7 @@ impl Structured {
             event_type: document.event_type.ok_or(DecodeError::Attribute("type"))?,
             subject: document.subject,
             time,
-            data_content_type: document.datacontenttype,
+            data_content_type: document.datacontenttype.map(Cow::Owned),
             extensions: document
                 .extensions
                 .into_iter()
@@ -82,7 +82,7 @@ impl Structured {
             event_type: Some(event.event_type.clone()),
             subject: event.subject.clone(),
             time: event.time.map(|time| time.to_string()),
-            datacontenttype: event.data_content_type.clone(),
+            datacontenttype: event.data_content_type.clone().map(Cow::into_owned),
             data,
             data_base64,
             extensions: event

@@ -20,9 +20,9 @@ const DEAD_LETTER: &str = include_str!("golden/dead-letter.txt");
 fn origin() -> Origin {
     Origin {
         broker: BrokerKind::JetStream,
-        stream: Some("ORDERS".to_owned()),
+        stream: Some("ORDERS".into()),
         partition: None,
-        subject: "orders.placed".to_owned(),
+        subject: "orders.placed".into(),
         sequence: Some(42),
     }
 }
@@ -308,7 +308,7 @@ fn kafka_origin() -> Origin {
         broker: BrokerKind::Kafka,
         stream: None,
         partition: Some(3),
-        subject: "orders.placed".to_owned(),
+        subject: "orders.placed".into(),
         sequence: Some(42),
     }
 }
@@ -393,7 +393,7 @@ fn arbitrary_event() -> impl Strategy<Value = Event> {
         event_type,
         subject,
         time,
-        data_content_type,
+        data_content_type: data_content_type.map(Into::into),
         extensions,
         data,
     })

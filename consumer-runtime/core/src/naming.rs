@@ -1,7 +1,7 @@
 //! What an event is known by in a store of claims, and how that is worked out.
 
 use std::{
-    hash::{BuildHasher as _, Hasher as _, RandomState},
+    hash::{BuildHasher as _, Hasher, RandomState},
     sync::LazyLock,
 };
 
@@ -32,12 +32,15 @@ pub enum Naming {
 /// The random numbers of this process. They are the same wherever the consumer is read in it, since its parts may share a store.
 static SECRET: LazyLock<RandomState> = LazyLock::new(RandomState::new);
 
-/// What a number stands for, so that no two are made of the same text.
+/// Those for what events say, which is most of their bytes. This hash takes a third of the time, and less is lost where two
+/// meet: an event that has the id of another and says something else would be taken for a copy.
+static CONTENT_SECRET: LazyLock<ahash::RandomState> = LazyLock::new(ahash::RandomState::new);
+
+/// What a number of a key stands for, so that no two are made of the same text.
 #[derive(Clone, Copy)]
-enum Part {
-    KeyLow,
-    KeyHigh,
-    Fingerprint,
+enum Half {
+    Low,
+    High,
 }
 
 impl Naming {
@@ -62,7 +65,7 @@ impl Naming {
                 let content = [event.event_type.as_bytes(), event.data.as_ref()];
                 Name {
                     key: passing_key(consumer, [source, id], replays),
-                    fingerprint: Fingerprint::of_number(number(consumer, Part::Fingerprint, content, 0)),
+                    fingerprint: Fingerprint::of_number(number(CONTENT_SECRET.build_hasher(), content)),
                 }
             }
             (&Self::Passing(consumer), Some(value)) => {
@@ -73,17 +76,18 @@ impl Naming {
 }
 
 fn passing_key<const N: usize>(consumer: u64, parts: [&[u8]; N], replays: u32) -> Key {
-    let low = u128::from(number(consumer, Part::KeyLow, parts, replays));
-    let high = u128::from(number(consumer, Part::KeyHigh, parts, replays));
+    let [low, high] = [Half::Low, Half::High].map(|half| {
+        let mut hasher = SECRET.build_hasher();
+        hasher.write_u64(consumer);
+        hasher.write_u8(half as u8);
+        hasher.write_u32(replays);
+        u128::from(number(hasher, parts))
+    });
     Key::from_number(high << 64 | low)
 }
 
-/// A keyed hash over the parts, each with its length in front so that no two lists of parts look alike.
-fn number<const N: usize>(consumer: u64, of: Part, parts: [&[u8]; N], replays: u32) -> u64 {
-    let mut hasher = SECRET.build_hasher();
-    hasher.write_u64(consumer);
-    hasher.write_u8(of as u8);
-    hasher.write_u32(replays);
+/// A hash over the parts, each with its length in front so that no two lists of parts look alike.
+fn number<const N: usize>(mut hasher: impl Hasher, parts: [&[u8]; N]) -> u64 {
     for part in parts {
         hasher.write_usize(part.len());
         hasher.write(part);

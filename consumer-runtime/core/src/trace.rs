@@ -156,9 +156,9 @@ mod tests {
     fn event(id: &str) -> Event {
         let origin = Origin {
             broker: BrokerKind::JetStream,
-            stream: Some("ORDERS".to_owned()),
+            stream: Some("ORDERS".into()),
             partition: None,
-            subject: "orders.placed".to_owned(),
+            subject: "orders.placed".into(),
             sequence: Some(1),
         };
         let mut event = Event::decode(&Headers::new(), &Bytes::from_static(b"{}"), &origin).unwrap();

@@ -6,7 +6,6 @@ use millrace_core::{
     naming::Name,
     ports::{Claim, Hold, StoreError},
     settle::Settlement,
-    time::Monotonic,
 };
 use millrace_events::{Event, Reason, replays};
 use tracing::{debug, warn};
@@ -23,7 +22,7 @@ pub(crate) enum Admission {
     Refuse(GivenUp),
 }
 
-pub(crate) async fn claim(shared: &Shared, delivery: &Delivery, event: &Event, asked_at: Monotonic) -> Admission {
+pub(crate) async fn claim(shared: &Shared, delivery: &Delivery, event: &Event) -> Admission {
     let Some(store) = &shared.store else {
         return Admission::Start(None);
     };
@@ -36,8 +35,7 @@ pub(crate) async fn claim(shared: &Shared, delivery: &Delivery, event: &Event, a
         return duplicate(shared, delivery, event);
     }
     let wish = Wish { fingerprint: name.fingerprint, lease: shared.policy.lease };
-    let answer = store.claim(&name.key, &wish).await;
-    shared.metrics.claim_seconds.observe(shared.clock.monotonic().since(asked_at).as_secs_f64());
+    let answer = shared.timed(&shared.metrics.claim_seconds, store.claim(&name.key, &wish)).await;
     match answer {
         Ok(Claim::Claimed(claimed)) => {
             // A handler that records its effect itself has had none, or the claim would have met the record.

@@ -16,7 +16,7 @@ use millrace_events::{Event, Reason};
 use tracing::{debug, info, warn};
 
 use crate::{
-    attempt::attempt,
+    attempt::{Worker, attempt},
     claim::{Admission, attempt_number, claim},
     give_up::{GivenUp, give_up},
     record::{Recorded, record},
@@ -26,12 +26,13 @@ use crate::{
 
 /// Carries deliveries through one after the other, and ends them together. As soon as one waits for something, the others
 /// are left to whoever is free.
-pub(crate) async fn carry(shared: &Shared, mut taken: VecDeque<Delivery>) {
+pub(crate) async fn carry(shared: &Shared, worker: &mut Worker, mut taken: VecDeque<Delivery>) {
     let (count, started) = (taken.len(), shared.clock.monotonic());
+    worker.now = started;
     let (mut carried, mut none_waited) = (Vec::with_capacity(count), true);
     while let Some(mut delivery) = taken.pop_front() {
         let settlement = {
-            let mut line = pin!(settlement_of(shared, &mut delivery));
+            let mut line = pin!(settlement_of(shared, worker, &mut delivery));
             match futures::poll!(line.as_mut()) {
                 Poll::Ready(settlement) => settlement,
                 Poll::Pending => {
@@ -47,6 +48,7 @@ pub(crate) async fn carry(shared: &Shared, mut taken: VecDeque<Delivery>) {
     if none_waited {
         shared.work.none_waited(count, shared.clock.monotonic().since(started));
     }
+    shared.observe(worker.attempts.drain(..));
     settle(shared, carried).await;
 }
 
@@ -62,7 +64,7 @@ async fn end(shared: &Shared, carried: Vec<Carried>, unstarted: VecDeque<Deliver
 ///
 /// The steps are those of `ARCHITECTURE.md`; 1 (intake) and 2 (register) are in [`crate::intake`], 10 to 12 in
 /// [`crate::settle`].
-async fn settlement_of(shared: &Shared, delivery: &mut Delivery) -> Option<Settlement> {
+async fn settlement_of(shared: &Shared, worker: &mut Worker, delivery: &mut Delivery) -> Option<Settlement> {
     if !shared.settler.owns(&delivery.receipt) {
         shared.metrics.taken_back.inc();
         return Some(Settlement::RetryAfter(Duration::ZERO));
@@ -90,8 +92,12 @@ async fn settlement_of(shared: &Shared, delivery: &mut Delivery) -> Option<Settl
         return Some(Settlement::RetryAfter(shared.policy.reconnect.max));
     };
     // 5 claim
-    let asked_at = shared.clock.monotonic();
-    let hold = match claim(shared, delivery, &event, asked_at).await {
+    if shared.policy.rate.is_some() {
+        // Its turn may have had to be waited for.
+        worker.now = shared.clock.monotonic();
+    }
+    let asked_at = worker.now;
+    let hold = match claim(shared, delivery, &event).await {
         Admission::Start(hold) => hold,
         Admission::Put(settlement) => return Some(settlement),
         Admission::Refuse(refusal) => return give_up(shared, delivery, None, refusal).await,
@@ -103,14 +109,15 @@ async fn settlement_of(shared: &Shared, delivery: &mut Delivery) -> Option<Settl
         return give_up(shared, delivery, hold, given_up.traced(trace, &event)).await;
     }
     let slack = shared.policy.lease.saturating_sub(shared.policy.attempt_timeout);
-    if hold.is_some() && shared.clock.monotonic().since(asked_at) > slack {
+    worker.now = shared.clock.monotonic();
+    if hold.is_some() && worker.now.since(asked_at) > slack {
         // This process was stopped after it had claimed: the claim may end before the attempt does.
         warn!(event_id = %event.id, "the claim is too old to start with");
         return Some(Settlement::RetryAfter(shared.policy.lease));
     }
     // 6 handle
     turn.start();
-    let outcome = attempt(shared, delivery, &event, number, hold.as_ref(), trace).await;
+    let outcome = attempt(shared, delivery, &event, number, hold.as_ref(), trace, worker).await;
     // 7 decide
     let spent = leave.end(event.id.as_str(), &outcome);
     let decided = decide(&outcome, number, left, &shared.policy.retry, fastrand::u64(..));

@@ -150,7 +150,7 @@ impl Metrics {
         );
         registry.register(
             "store_seconds",
-            "Duration of a request to the store in seconds, by operation",
+            "Duration of a request to the store in seconds, by operation; what is answered at once is none",
             self.store_seconds.clone(),
         );
         registry.register("attempt_seconds", "Duration of an attempt in seconds", self.attempt_seconds.clone());

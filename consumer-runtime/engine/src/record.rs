@@ -24,12 +24,10 @@ pub(crate) async fn record(shared: &Shared, hold: &Hold, record: &Record) -> Rec
     let Some(store) = &shared.store else {
         return Recorded::Yes;
     };
-    let mut asked_at = shared.clock.monotonic();
-    let deadline = asked_at.after(shared.policy.record_time);
+    let mut deadline = None;
     let mut failures = 0;
     loop {
-        let answer = store.end(&hold.key, &hold.claimed, record).await;
-        shared.metrics.end_seconds.observe(shared.clock.monotonic().since(asked_at).as_secs_f64());
+        let answer = shared.timed(&shared.metrics.end_seconds, store.end(&hold.key, &hold.claimed, record)).await;
         match answer {
             Ok(()) => return Recorded::Yes,
             Err(StoreError::Fenced) => {
@@ -41,11 +39,11 @@ pub(crate) async fn record(shared: &Shared, hold: &Hold, record: &Record) -> Rec
                 shared.store_fails(&error);
                 failures += 1;
                 let pause = shared.policy.reconnect.delay(failures, fastrand::u64(..));
-                if shared.clock.monotonic().after(pause) >= deadline {
+                let now = shared.clock.monotonic();
+                if now.after(pause) >= *deadline.get_or_insert_with(|| now.after(shared.policy.record_time)) {
                     return Recorded::Unavailable;
                 }
                 tokio::time::sleep(pause).await;
-                asked_at = shared.clock.monotonic();
             }
         }
     }

@@ -15,8 +15,8 @@ use tokio::{
 use tracing::{info, warn};
 
 use crate::{
-    OnExhausted, Policy, Tracing, circuit, figures, handler_watch, intake, keepalive, line::carry, metrics::Metrics,
-    retry_queue, settle::hand_back, shared::Shared, tasks::Owned,
+    OnExhausted, Policy, Tracing, attempt::Worker, circuit, figures, handler_watch, intake, keepalive, line::carry,
+    metrics::Metrics, retry_queue, settle::hand_back, shared::Shared, tasks::Owned,
 };
 
 /// The time in which everything sent must have reached the broker at the end.
@@ -119,8 +119,9 @@ fn start_workers(shared: &Arc<Shared>) -> JoinSet<()> {
     for _ in 0..shared.policy.workers {
         let shared = Arc::clone(shared);
         workers.spawn(async move {
+            let mut worker = Worker::new();
             while let Some(taken) = shared.work.take().await {
-                carry(&shared, taken).await;
+                carry(&shared, &mut worker, taken).await;
                 // What is sent and received in between keeps the broker busy meanwhile.
                 tokio::task::yield_now().await;
             }

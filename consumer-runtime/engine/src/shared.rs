@@ -1,7 +1,9 @@
 //! What the tasks of one engine share.
 
 use std::{
+    pin::pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::Poll,
     time::Duration,
 };
 
@@ -16,6 +18,7 @@ use millrace_core::{
     time::Clock,
     window::{Budget, Window, WindowLimits},
 };
+use prometheus_client::metrics::histogram::Histogram;
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
@@ -23,6 +26,9 @@ use crate::{OnExhausted, Policy, Tracing, circuit::Circuit, gate::Gate, metrics:
 
 /// Events that are known to be done without asking the store: what is likely to come again soon, in 2 MiB.
 const DONE_HERE_MAX: usize = 65_536;
+
+/// Deliveries that are registered in one go: the workers wait for the lane meanwhile.
+const BEGUN_AT_ONCE: usize = 64;
 
 /// What is remembered of a delivery that has ended.
 #[derive(Clone, Copy, Debug)]
@@ -149,16 +155,43 @@ impl Shared {
         self.window.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Learns how long attempts took.
+    pub(crate) fn observe(&self, attempts: impl IntoIterator<Item = Duration>) {
+        let mut window = self.window();
+        for attempt in attempts {
+            self.metrics.attempt_seconds.observe(attempt.as_secs_f64());
+            window.observe(attempt);
+        }
+        self.metrics.window.set(i64::from(window.size()));
+    }
+
+    /// The answer of the store. Its time is noted where it had to be waited for: what is answered at once was not asked for
+    /// outside of this process.
+    pub(crate) async fn timed<T>(&self, seconds: &Histogram, answer: impl Future<Output = T>) -> T {
+        let mut answer = pin!(answer);
+        if let Poll::Ready(answer) = futures::poll!(answer.as_mut()) {
+            return answer;
+        }
+        let asked_at = self.clock.monotonic();
+        let answer = answer.await;
+        seconds.observe(self.clock.monotonic().since(asked_at).as_secs_f64());
+        answer
+    }
+
     /// Registers deliveries: in the lane, and, those that are new, in the window. Returns these.
     pub(crate) fn begin(&self, mut batch: Vec<Delivery>) -> Vec<Delivery> {
-        let (mut lane, mut window) = (self.lane(), self.window());
-        batch.retain(|delivery| {
-            let is_new = lane.begin(delivery) == Begun::New;
-            if is_new {
-                window.take(delivery.size());
-            }
-            is_new
-        });
+        let mut begun = Vec::with_capacity(batch.len());
+        for some in batch.chunks(BEGUN_AT_ONCE) {
+            let mut lane = self.lane();
+            begun.extend(some.iter().map(|delivery| lane.begin(delivery)));
+        }
+        let mut begun = begun.into_iter();
+        batch.retain(|_| begun.next() == Some(Begun::New));
+        let mut window = self.window();
+        for delivery in &batch {
+            window.take(delivery.size());
+        }
+        drop(window);
         self.metrics.in_flight.inc_by(i64::try_from(batch.len()).unwrap_or(i64::MAX));
         batch
     }

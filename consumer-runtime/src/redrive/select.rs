@@ -51,7 +51,7 @@ impl Filter {
         let RedriveArgs { reasons, subjects, from, until, event_ids, .. } = &self.args;
         letter.consumer == self.consumer
             && (reasons.is_empty() || reasons.contains(&letter.reason))
-            && (subjects.is_empty() || subjects.contains(&letter.origin.subject))
+            && (subjects.is_empty() || subjects.iter().any(|subject| **subject == *letter.origin.subject))
             && from.is_none_or(|from| letter.last_failure >= from)
             && until.is_none_or(|until| letter.last_failure < until)
             && (event_ids.is_empty() || event_id(letter).is_some_and(|id| event_ids.contains(&id)))

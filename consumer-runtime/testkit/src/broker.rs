@@ -176,9 +176,9 @@ impl MemoryBroker {
                     lane: 0,
                     origin: Origin {
                         broker: BrokerKind::JetStream,
-                        stream: Some("MEMORY".to_owned()),
+                        stream: Some("MEMORY".into()),
                         partition: None,
-                        subject: "orders.placed".to_owned(),
+                        subject: "orders.placed".into(),
                         sequence: Some(*sequence),
                     },
                     headers: message.headers.clone(),

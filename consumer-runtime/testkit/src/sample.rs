@@ -33,9 +33,9 @@ pub fn decode(subject: &str, body: impl Into<Bytes>) -> Event {
 pub fn origin(subject: &str) -> Origin {
     Origin {
         broker: BrokerKind::JetStream,
-        stream: Some("ORDERS".to_owned()),
+        stream: Some("ORDERS".into()),
         partition: None,
-        subject: subject.to_owned(),
+        subject: subject.into(),
         sequence: Some(1),
     }
 }

@@ -40,7 +40,7 @@ async fn what_is_confirmed_is_in_its_topic_with_its_ordering_key_also_over_a_cra
             broker: BrokerKind::Kafka,
             stream: None,
             partition: None,
-            subject: "orders.placed".to_owned(),
+            subject: "orders.placed".into(),
             sequence: None,
         };
         let event = Event::decode(&record.headers, &record.payload.unwrap(), &origin).unwrap();

@@ -70,16 +70,16 @@ async fn it_publishes_exactly_what_it_says_and_its_sums_are_those_of_the_stream(
     for (headers, payload, subject) in messages(&server).await {
         let origin = Origin {
             broker: BrokerKind::JetStream,
-            stream: Some("ORDERS".to_owned()),
+            stream: Some("ORDERS".into()),
             partition: None,
-            subject,
+            subject: subject.into(),
             sequence: Some(1),
         };
         let read = Event::decode(&headers, &payload, &origin)
             .and_then(|event| Ok((event.id.to_string(), ShopEvent::from_event(&event)?)));
         match read {
             Ok((id, event)) => {
-                assert_eq!(event.nats_subject(), origin.subject);
+                assert_eq!(event.nats_subject(), &*origin.subject);
                 repeated += events.insert(id, event).map_or(0, |_| 1);
             }
             Err(error) => *refused.entry(error.reason().to_string()).or_default() += 1,

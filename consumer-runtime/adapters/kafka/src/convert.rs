@@ -1,6 +1,9 @@
 //! Kafka records as deliveries.
 
-use std::panic::{self, AssertUnwindSafe};
+use std::{
+    panic::{self, AssertUnwindSafe},
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use jiff::Timestamp;
@@ -68,7 +71,7 @@ impl Record {
                 broker: BrokerKind::Kafka,
                 stream: None,
                 partition: u32::try_from(lane.partition).ok(),
-                subject: lane.topic.clone(),
+                subject: Arc::clone(&lane.topic),
                 sequence: u64::try_from(self.offset).ok(),
             },
             headers: self.headers,

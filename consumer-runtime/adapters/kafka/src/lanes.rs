@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     sync::{
-        Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, RwLock,
+        Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     thread::Thread,
@@ -32,7 +32,9 @@ const AHEAD_MAX: u64 = 200_000;
 /// The lanes of a process. They are never removed, so a lane keeps its number; the topics' partitions bound them.
 #[derive(Debug)]
 pub(crate) struct Lanes {
-    table: RwLock<Table>,
+    /// By their numbers. Every delivery looks here, and waits for nobody.
+    table: boxcar::Vec<Arc<Lane>>,
+    numbers: Mutex<HashMap<(String, i32), usize>>,
     epochs: AtomicU64,
     settled: AtomicU64,
     metadata_bytes: AtomicUsize,
@@ -45,17 +47,11 @@ pub(crate) struct Lanes {
     pub(crate) metrics: Metrics,
 }
 
-#[derive(Debug, Default)]
-struct Table {
-    lanes: Vec<Arc<Lane>>,
-    numbers: HashMap<(String, i32), u32>,
-}
-
 /// A partition of a topic.
 #[derive(Debug)]
 pub(crate) struct Lane {
     pub(crate) number: u32,
-    pub(crate) topic: String,
+    pub(crate) topic: Arc<str>,
     pub(crate) partition: i32,
     /// The epoch in which this process owns it, 0 while it does not.
     owned: AtomicU64,
@@ -98,7 +94,8 @@ pub(crate) struct LaneCommit {
 impl Lanes {
     pub(crate) fn new(metrics: Metrics) -> Self {
         Self {
-            table: RwLock::default(),
+            table: boxcar::Vec::new(),
+            numbers: Mutex::default(),
             epochs: AtomicU64::new(0),
             settled: AtomicU64::new(0),
             metadata_bytes: AtomicUsize::new(METADATA_BYTES_MAX),
@@ -111,37 +108,34 @@ impl Lanes {
 
     /// The lane of a partition.
     pub(crate) fn lane(&self, topic: &str, partition: i32) -> Arc<Lane> {
-        let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
+        // Held while one is added, so that each has the number of its place.
+        let mut numbers = self.numbers.lock().unwrap_or_else(PoisonError::into_inner);
         let key = (topic.to_owned(), partition);
-        let known = table.numbers.get(&key).and_then(|number| table.lanes.get(usize::try_from(*number).ok()?));
-        if let Some(lane) = known {
+        if let Some(lane) = numbers.get(&key).and_then(|number| self.table.get(*number)) {
             return Arc::clone(lane);
         }
-        let number = u32::try_from(table.lanes.len()).unwrap_or(u32::MAX);
+        let number = u32::try_from(self.table.count()).unwrap_or(u32::MAX);
         let lane = Arc::new(Lane {
             number,
-            topic: topic.to_owned(),
+            topic: topic.into(),
             partition,
             owned: AtomicU64::new(0),
             full: AtomicBool::new(false),
             held: Mutex::default(),
             idle: Condvar::new(),
         });
-        table.numbers.insert(key, number);
-        table.lanes.push(Arc::clone(&lane));
+        numbers.insert(key, self.table.push(Arc::clone(&lane)));
         lane
     }
 
-    /// Does `work` with the lane of a place, if there is one. Lanes are added seldom, so nobody waits for the table.
-    fn with_lane<T>(&self, place: &Place, work: impl FnOnce(&Lane) -> T) -> Option<T> {
-        let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
-        table.lanes.get(usize::try_from(place.lane).ok()?).map(|lane| work(lane))
+    /// The lane that a receipt is of, if there is one.
+    fn lane_of(&self, receipt: &Receipt) -> Option<&Arc<Lane>> {
+        self.table.get(usize::try_from(place_of(receipt)?.lane).ok()?)
     }
 
     /// All lanes that are held now.
     pub(crate) fn held(&self) -> Vec<Arc<Lane>> {
-        let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
-        table.lanes.iter().filter(|lane| lane.held().is_some()).cloned().collect()
+        self.table.iter().map(|(_, lane)| lane).filter(|lane| lane.held().is_some()).cloned().collect()
     }
 
     /// A number that no assignment had before.
@@ -151,29 +145,30 @@ impl Lanes {
 
     /// Whether this process still owns what a receipt is for.
     pub(crate) fn owns(&self, receipt: &Receipt) -> bool {
-        let Receipt::Place(place) = receipt else { return false };
-        self.with_lane(place, |lane| lane.owned.load(Ordering::Acquire) == place.epoch) == Some(true)
+        let place = place_of(receipt).zip(self.lane_of(receipt));
+        place.is_some_and(|(place, lane)| lane.owned.load(Ordering::Acquire) == place.epoch)
     }
 
-    /// Notes that a delivery is settled.
-    pub(crate) fn settle(&self, place: &Place) {
-        if self.with_lane(place, |lane| self.settle_in(lane, place)) != Some(true) {
-            self.metrics.stale.inc();
-            return;
+    /// Notes that deliveries are settled.
+    pub(crate) fn settle(&self, receipts: &[Receipt]) {
+        let mut settled = 0;
+        for of_lane in receipts.chunk_by(are_of_one_lane) {
+            let lane = of_lane.first().and_then(|first| self.lane_of(first));
+            settled += lane.map_or(0, |lane| self.settle_in(lane, of_lane));
         }
-        let settled = self.settled.fetch_add(1, Ordering::Relaxed).saturating_add(1);
-        if settled == COMMIT_AFTER {
+        let count = |number: usize| u64::try_from(number).unwrap_or(u64::MAX);
+        self.metrics.stale.inc_by(count(receipts.len().saturating_sub(settled)));
+        let before = self.settled.fetch_add(count(settled), Ordering::Relaxed);
+        if before < COMMIT_AFTER && before.saturating_add(count(settled)) >= COMMIT_AFTER {
             self.wake_committer();
         }
     }
 
-    /// Whether the delivery was at work in this lane.
-    fn settle_in(&self, lane: &Lane, place: &Place) -> bool {
+    /// How many of the deliveries were at work in this lane, and are settled by this.
+    fn settle_in(&self, lane: &Lane, receipts: &[Receipt]) -> usize {
         let mut guard = lane.held();
-        let Some(held) = guard.as_mut() else { return false };
-        if !held.frontier.settle(place) {
-            return false;
-        }
+        let Some(held) = guard.as_mut() else { return 0 };
+        let settled = receipts.iter().filter_map(place_of).filter(|place| held.frontier.settle(place)).count();
         if held.frontier.at_work() == 0 {
             lane.idle.notify_all();
         }
@@ -182,21 +177,19 @@ impl Lanes {
             lane.full.store(false, Ordering::Relaxed);
             self.news.notify_one();
         }
-        true
+        settled
     }
 
     /// Notes that nobody here works on a delivery any more.
-    pub(crate) fn let_go(&self, place: &Place) {
-        let in_lane = |lane: &Lane| {
-            if let Some(held) = lane.held().as_mut() {
-                held.frontier.let_go(place);
-                if held.frontier.at_work() == 0 {
-                    lane.idle.notify_all();
-                }
-            }
-        };
+    pub(crate) fn let_go(&self, receipt: &Receipt) {
         // A lane that there is not has nothing to be let go of.
-        self.with_lane(place, in_lane).unwrap_or_default();
+        let Some((place, lane)) = place_of(receipt).zip(self.lane_of(receipt)) else { return };
+        if let Some(held) = lane.held().as_mut() {
+            held.frontier.let_go(place);
+            if held.frontier.at_work() == 0 {
+                lane.idle.notify_all();
+            }
+        }
     }
 
     /// Whether so many deliveries were settled since the last commit that the next is due before its time.
@@ -248,6 +241,14 @@ impl Lanes {
         self.fatal.get_or_init(|| reason);
         self.news.notify_one();
     }
+}
+
+fn place_of(receipt: &Receipt) -> Option<&Place> {
+    if let Receipt::Place(place) = receipt { Some(place) } else { None }
+}
+
+fn are_of_one_lane(one: &Receipt, other: &Receipt) -> bool {
+    place_of(one).map(|place| place.lane) == place_of(other).map(|place| place.lane)
 }
 
 impl Lane {

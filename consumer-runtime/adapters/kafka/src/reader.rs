@@ -21,6 +21,9 @@ use crate::{
     worker::Worker,
 };
 
+/// Most records that there is room made for before they have come.
+const EXPECTED_MAX: usize = 1024;
+
 /// Reads the lanes that this process is assigned.
 pub struct KafkaReader {
     shared: Arc<Shared>,
@@ -56,7 +59,9 @@ impl KafkaReader {
     /// What is there now, within the budget.
     fn take(&mut self, budget: Budget) -> Result<Vec<Delivery>, ReadError> {
         let shared = Arc::clone(&self.shared);
-        let mut batch = Batch { budget, bytes: 0, deliveries: Vec::new(), now: self.clock.monotonic() };
+        let expected = usize::try_from(budget.messages).unwrap_or(usize::MAX).min(EXPECTED_MAX);
+        let mut batch =
+            Batch { budget, bytes: 0, deliveries: Vec::with_capacity(expected), now: self.clock.monotonic() };
         let sources = shared.sources();
         self.turn = self.turn.wrapping_add(1);
         let first = self.turn.checked_rem(sources.len()).unwrap_or_default();
@@ -131,7 +136,7 @@ impl KafkaReader {
         if arrival == Arrival::Behind {
             // What was at work here belongs to a log that is gone; its settlements mean nothing for this one.
             warn!(
-                topic = lane.topic,
+                topic = %lane.topic,
                 partition = lane.partition,
                 offset,
                 from = held.frontier.taken(),
@@ -148,7 +153,7 @@ impl KafkaReader {
     }
 
     fn lane_fails(&self, lane: &Lane, error: &KafkaError) {
-        warn!(%error, topic = lane.topic, partition = lane.partition, "a lane has an error");
+        warn!(%error, topic = %lane.topic, partition = lane.partition, "a lane has an error");
         let trouble = self.shared.failure.trouble(&self.shared.options.connection, error);
         self.shared.health.fails(Part::Broker, trouble);
     }

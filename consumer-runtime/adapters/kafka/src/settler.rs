@@ -27,15 +27,17 @@ impl KafkaSettler {
 #[async_trait]
 impl Settler for KafkaSettler {
     async fn settle(&self, receipt: &Receipt, settlement: Settlement) -> Result<(), SettleError> {
-        let Receipt::Place(place) = receipt else {
-            return Err(SettleError("the receipt is not one of this broker".to_owned()));
-        };
         match settlement {
-            Settlement::Done => self.shared.lanes.settle(place),
-            Settlement::RetryAfter(_) => self.shared.lanes.let_go(place),
+            Settlement::Done => self.shared.lanes.settle(std::slice::from_ref(receipt)),
+            Settlement::RetryAfter(_) => self.shared.lanes.let_go(receipt),
             // The broker waits for no delivery.
             Settlement::Extend => {}
         }
+        Ok(())
+    }
+
+    async fn done(&self, receipts: &[Receipt]) -> Result<(), SettleError> {
+        self.shared.lanes.settle(receipts);
         Ok(())
     }
 

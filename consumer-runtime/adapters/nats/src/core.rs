@@ -84,7 +84,7 @@ impl CoreReader {
                 broker: BrokerKind::Nats,
                 stream: None,
                 partition: None,
-                subject: message.subject.to_string(),
+                subject: message.subject.as_str().into(),
                 sequence: None,
             },
             headers: headers_from(message.headers.as_ref()),

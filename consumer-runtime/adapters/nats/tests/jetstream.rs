@@ -154,9 +154,9 @@ fn dead_letter(payload: Bytes) -> DeadLetter {
     let now = jiff::Timestamp::now();
     let origin = Origin {
         broker: BrokerKind::JetStream,
-        stream: Some("ORDERS".to_owned()),
+        stream: Some("ORDERS".into()),
         partition: None,
-        subject: "orders.placed".to_owned(),
+        subject: "orders.placed".into(),
         sequence: Some(1),
     };
     DeadLetter {

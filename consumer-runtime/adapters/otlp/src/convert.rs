@@ -44,7 +44,7 @@ fn context(context: TraceContext, is_remote: bool) -> SpanContext {
 /// The name, which is to be one of few: a stream has many subjects.
 fn name(operation: Operation, origin: &Origin) -> Cow<'static, str> {
     match operation {
-        Operation::Process => format!("process {}", origin.stream.as_ref().unwrap_or(&origin.subject)).into(),
+        Operation::Process => format!("process {}", origin.stream.as_deref().unwrap_or(&origin.subject)).into(),
         Operation::Send => "send dead letter".into(),
     }
 }
@@ -64,7 +64,7 @@ fn attributes(span: &Span, consumer: &str) -> Vec<KeyValue> {
         KeyValue::new("messaging.system", system),
         KeyValue::new("messaging.operation.name", operation),
         KeyValue::new("messaging.operation.type", operation),
-        KeyValue::new("messaging.destination.name", span.origin.subject.clone()),
+        KeyValue::new("messaging.destination.name", span.origin.subject.to_string()),
         KeyValue::new("messaging.message.id", span.event_id.clone()),
         KeyValue::new("cloudevents.event_id", span.event_id.clone()),
         KeyValue::new("cloudevents.event_type", span.event_type.clone()),

@@ -2,7 +2,10 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -13,17 +16,23 @@ use millrace_core::{
     key::Key,
     ports::{Claim, Claimed, IdempotencyStore, StoreError},
     seen::{Seen, Sight},
-    time::Clock,
+    time::{Clock, Monotonic},
 };
 
-/// Ends of claims that are known again when they are repeated. Who repeats one does so at once.
-const REPEATABLE_MAX: usize = 1024;
+/// Parts with a lock each, so that two workers seldom wait for each other.
+const SHARDS: usize = 16;
+
+/// Ends of claims that a shard knows again when they are repeated. Who repeats one does so at once.
+const REPEATABLE_MAX: usize = 64;
 
 /// Claims in memory. Bounded: of the events that ended, a set of fingerprints remembers the last, in 32 bytes each.
 pub struct MemoryStore {
     clock: Arc<dyn Clock>,
     max_entries: usize,
-    claims: Mutex<Claims>,
+    /// By the event's key.
+    shards: [Mutex<Claims>; SHARDS],
+    /// The events that are claimed or released, over all shards.
+    open: AtomicUsize,
     /// The events that ended.
     ended: Seen,
 }
@@ -45,17 +54,21 @@ struct Entry {
 impl MemoryStore {
     /// An empty store for `max_entries` events that are claimed, and as many that ended, these for `retention`.
     pub fn new(clock: Arc<dyn Clock>, max_entries: usize, retention: Duration) -> Self {
-        Self { clock, max_entries, claims: Mutex::default(), ended: Seen::new(max_entries, retention) }
+        let (shards, open) = (std::array::from_fn(|_| Mutex::default()), AtomicUsize::new(0));
+        Self { clock, max_entries, shards, open, ended: Seen::new(max_entries, retention) }
     }
 
-    fn claims(&self) -> MutexGuard<'_, Claims> {
-        self.claims.lock().unwrap_or_else(PoisonError::into_inner)
+    fn claims(&self, key: &Key) -> MutexGuard<'_, Claims> {
+        let [byte, ..] = key.as_bytes();
+        let [first, ..] = &self.shards;
+        let shard = self.shards.get(usize::from(*byte) % SHARDS).unwrap_or(first);
+        shard.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
 
-    /// The store's time: monotonic, counted from the beginning of the calendar's epoch.
-    fn now(&self) -> Timestamp {
-        Timestamp::UNIX_EPOCH.checked_add(self.clock.monotonic().0).unwrap_or(Timestamp::MAX)
-    }
+/// The store's time: monotonic, counted from the beginning of the calendar's epoch.
+fn store_time(now: Monotonic) -> Timestamp {
+    Timestamp::UNIX_EPOCH.checked_add(now.0).unwrap_or(Timestamp::MAX)
 }
 
 impl Claims {
@@ -80,20 +93,22 @@ impl Claims {
 #[async_trait]
 impl IdempotencyStore for MemoryStore {
     async fn claim(&self, key: &Key, wish: &Wish) -> Result<Claim, StoreError> {
-        let mut claims = self.claims();
-        match self.ended.look(key, wish.fingerprint, self.clock.monotonic()) {
+        let (mut claims, now) = (self.claims(key), self.clock.monotonic());
+        match self.ended.look(key, wish.fingerprint, now) {
             Sight::Done => return Ok(Claim::Settled),
             Sight::Other => return Ok(Claim::Conflict),
             Sight::Unknown => {}
         }
         let existing = claims.open.get(key).map(|entry| &entry.record);
-        if existing.is_none() && claims.open.len() >= self.max_entries {
+        if existing.is_none() && self.open.load(Ordering::Relaxed) >= self.max_entries {
             return Err(StoreError::Unavailable(format!("all {} entries are claimed", self.max_entries)));
         }
-        Ok(match judge(existing, wish, self.now()) {
+        Ok(match judge(existing, wish, store_time(now)) {
             Verdict::Claim(record) => {
                 let token = claims.next_token();
-                claims.open.insert(*key, Entry { token, record });
+                if claims.open.insert(*key, Entry { token, record }).is_none() {
+                    self.open.fetch_add(1, Ordering::Relaxed);
+                }
                 Claim::Claimed(Claimed { token, record })
             }
             Verdict::Settled => Claim::Settled,
@@ -103,7 +118,7 @@ impl IdempotencyStore for MemoryStore {
     }
 
     async fn end(&self, key: &Key, claim: &Claimed, record: &Record) -> Result<(), StoreError> {
-        let mut claims = self.claims();
+        let mut claims = self.claims(key);
         match claims.open.get(key) {
             Some(entry) if entry.token == claim.token => {}
             // Said before: a later claim has a higher number of attempts, so this record is the caller's own.
@@ -114,6 +129,7 @@ impl IdempotencyStore for MemoryStore {
         if matches!(record.state, State::Done | State::Dead) {
             self.ended.note(key, record.fingerprint, self.clock.monotonic());
             claims.ended(key, claim.token);
+            self.open.fetch_sub(1, Ordering::Relaxed);
         } else {
             // With a token of its own, so that the claim has ended.
             let token = claims.next_token();

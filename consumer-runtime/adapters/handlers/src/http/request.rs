@@ -134,7 +134,7 @@ mod tests {
     #[test]
     fn binary_mode_has_the_attributes_in_headers_and_the_data_as_it_is() {
         let mut event = sample::event("a %\"é");
-        event.data_content_type = Some("application/json; charset=utf-8".to_owned());
+        event.data_content_type = Some("application/json; charset=utf-8".into());
 
         let prepared = prepare_binary(&event);
 
@@ -183,7 +183,7 @@ mod tests {
             with("a b", "1"),
             with("a\r\nhost", "1"),
             with("ключ", "1"),
-            Event { data_content_type: Some("text/plain\r\nhost: evil".to_owned()), ..sample::event("1") },
+            Event { data_content_type: Some("text/plain\r\nhost: evil".into()), ..sample::event("1") },
         ] {
             assert!(matches!(prepare(&event, ContentMode::Binary, None), Err(PrepareError::Header)), "{event:?}");
         }

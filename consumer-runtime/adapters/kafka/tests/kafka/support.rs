@@ -84,7 +84,7 @@ pub(crate) fn letter(key: &'static str, partition: u32, sequence: u64, payload: 
         broker: BrokerKind::Kafka,
         stream: None,
         partition: Some(partition),
-        subject: "orders".to_owned(),
+        subject: "orders".into(),
         sequence: Some(sequence),
     };
     let mut headers = Headers::new();

@@ -112,7 +112,7 @@ impl LetterReader for StreamLetterReader {
 impl LetterKeeper for DeadLetterStream {
     async fn put_back(&self, letter: &DeadLetter) -> Result<(), LettersError> {
         let headers = headers_to(&letter.replay_headers());
-        let subject = letter.origin.subject.clone();
+        let subject = letter.origin.subject.to_string();
         let failed = |error: &dyn std::fmt::Display| LettersError::PutBack(error.to_string());
         let sent = self.context.publish_with_headers(subject, headers, letter.payload.clone()).await;
         let confirmed = sent.map_err(|error| failed(&error))?.await.map_err(|error| failed(&error))?;

@@ -6,8 +6,9 @@
 
 use std::{collections::VecDeque, sync::Arc};
 
-use async_nats::{Message, Subscriber};
+use async_nats::{Message, Subject, Subscriber};
 use async_trait::async_trait;
+use bytes::Bytes;
 use futures::{FutureExt, StreamExt};
 use jiff::Timestamp;
 use millrace_core::{
@@ -34,7 +35,7 @@ use crate::{
 /// Reads one durable.
 pub struct JetStreamReader {
     durable: Durable,
-    stream: String,
+    stream: Arc<str>,
     clock: Arc<dyn Clock>,
     health: Arc<Health>,
     subscription: Option<Subscription>,
@@ -71,7 +72,7 @@ impl JetStreamReader {
     ) -> Self {
         Self {
             durable,
-            stream,
+            stream: stream.into(),
             clock,
             health,
             subscription: None,
@@ -172,7 +173,7 @@ impl JetStreamReader {
                 return Ok(None);
             }
         }
-        Ok(Some(delivery(message, coordinates, now)))
+        Ok(Some(delivery(message, &coordinates, &self.stream, now)))
     }
 }
 
@@ -264,18 +265,18 @@ impl Reader for JetStreamReader {
 }
 
 /// A delivery, from a message with these coordinates.
-fn delivery(message: Message, coordinates: Coordinates, now: Monotonic) -> Delivery {
+fn delivery(message: Message, coordinates: &Coordinates, stream: &Arc<str>, now: Monotonic) -> Delivery {
     let headers = headers_from(message.headers.as_ref());
     Delivery {
         position: Position(coordinates.stream_sequence),
         delivered_count: coordinates.delivered,
-        receipt: Receipt::Reply(message.reply.map(|reply| reply.into_string().into()).unwrap_or_default()),
+        receipt: Receipt::Reply(message.reply.map(|reply| Bytes::from_owner(Reply(reply))).unwrap_or_default()),
         lane: 0,
         origin: Origin {
             broker: BrokerKind::JetStream,
-            stream: Some(coordinates.stream),
+            stream: Some(Arc::clone(stream)),
             partition: None,
-            subject: message.subject.into_string(),
+            subject: message.subject.as_str().into(),
             sequence: Some(coordinates.stream_sequence),
         },
         headers,
@@ -286,12 +287,20 @@ fn delivery(message: Message, coordinates: Coordinates, now: Monotonic) -> Deliv
     }
 }
 
+/// A subject as bytes, without a copy of it.
+struct Reply(Subject);
+
+impl AsRef<[u8]> for Reply {
+    fn as_ref(&self) -> &[u8] {
+        self.0.as_bytes()
+    }
+}
+
 /// What the reply subject of a JetStream message says (NATS ADR-15):
 /// `$JS.ACK.<stream>.<consumer>.<delivered>.<stream seq>.<consumer seq>.<time>.<pending>`, newer servers put
 /// `<domain>.<account hash>` after `$JS.ACK` and may add tokens at the end.
 #[derive(Debug, Eq, PartialEq)]
 struct Coordinates {
-    stream: String,
     delivered: u32,
     stream_sequence: u64,
     /// The number of this delivery among all of the durable.
@@ -304,11 +313,9 @@ impl Coordinates {
         let rest = reply.strip_prefix("$JS.ACK.")?;
         let has_domain = rest.bytes().filter(|byte| *byte == b'.').count() != 6;
         let mut tokens = rest.split('.').skip(if has_domain { 2 } else { 0 });
-        let stream = tokens.next()?.to_owned();
-        // Its durable.
-        tokens.next()?;
+        // Its stream and its durable.
+        tokens.nth(1)?;
         Some(Self {
-            stream,
             delivered: tokens.next()?.parse().ok()?,
             stream_sequence: tokens.next()?.parse().ok()?,
             number: tokens.next()?.parse().ok()?,
@@ -330,13 +337,7 @@ mod tests {
     #[test]
     fn both_forms_of_the_reply_subject_are_read() {
         let published_at = Timestamp::from_second(1_700_000_000).unwrap();
-        let expected = Some(Coordinates {
-            stream: "ORDERS".to_owned(),
-            delivered: 3,
-            stream_sequence: 100,
-            number: 7,
-            published_at,
-        });
+        let expected = Some(Coordinates { delivered: 3, stream_sequence: 100, number: 7, published_at });
 
         assert_eq!(Coordinates::parse("$JS.ACK.ORDERS.emails.3.100.7.1700000000000000000.42"), expected);
         assert_eq!(Coordinates::parse("$JS.ACK._.hash.ORDERS.emails.3.100.7.1700000000000000000.42.token"), expected);

@@ -193,9 +193,9 @@ impl Lookout {
             lane: 0,
             origin: Origin {
                 broker: BrokerKind::JetStream,
-                stream: Some(self.stream.clone()),
+                stream: Some(self.stream.as_str().into()),
                 partition: None,
-                subject: stored.subject,
+                subject: stored.subject.into(),
                 sequence: Some(stored.seq),
             },
             headers,

@@ -76,9 +76,9 @@ mod tests {
     fn every_kind_is_refused_with_its_reason() {
         let origin = Origin {
             broker: BrokerKind::JetStream,
-            stream: Some("ORDERS".to_owned()),
+            stream: Some("ORDERS".into()),
             partition: None,
-            subject: "orders.placed".to_owned(),
+            subject: "orders.placed".into(),
             sequence: Some(1),
         };
         for kind in Kind::ALL {
