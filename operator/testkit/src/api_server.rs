@@ -199,6 +199,12 @@ impl ApiServer {
         self.client().request_text(Request::get("/metrics").body(Vec::new()).unwrap()).await.unwrap()
     }
 
+    /// Processor time that the API server and etcd have used.
+    pub fn processor_time(&self) -> [Duration; 2] {
+        let server = self.server.as_ref().expect("it runs");
+        [server.0.id(), self.etcd.0.id()].map(crate::processor_time)
+    }
+
     /// Stops the API server without a word: connections stay, and nothing answers.
     pub fn pause(&self) {
         self.signal(Signal::STOP);
