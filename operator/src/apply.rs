@@ -5,7 +5,7 @@ use std::fmt::Debug;
 use k8s_openapi::api::{apps::v1::Deployment, batch::v1::Job, networking::v1::NetworkPolicy};
 use kube::{
     Api, Resource, ResourceExt as _,
-    api::{DeleteParams, ListParams, Patch, PatchParams, Preconditions},
+    api::{DeleteParams, ListParams, Patch, Preconditions},
     core::NamespaceResourceScope,
 };
 use millrace_operator_api::EventConsumer;
@@ -18,7 +18,7 @@ use tracing::info;
 use crate::{
     build::Desired,
     cache::{Cache, Entry as _},
-    context::{Context, FIELD_MANAGER, answered},
+    context::{Context, answered, applying},
     error::Error,
     fetch::Children,
     known::Child,
@@ -202,8 +202,7 @@ async fn write<K>(api: &Api<K>, name: &str, patch: &Value) -> Result<K, Error>
 where
     K: Clone + Debug + DeserializeOwned,
 {
-    let parameters = PatchParams::apply(FIELD_MANAGER).force();
-    answered("apply a child", api.patch(name, &parameters, &Patch::Apply(patch))).await
+    answered("apply a child", api.patch(name, &applying(), &Patch::Apply(patch))).await
 }
 
 /// Sets a field of the metadata, or takes it out.
