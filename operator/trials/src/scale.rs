@@ -109,7 +109,7 @@ fn float(count: u64) -> f64 {
 
 /// Makes `count` consumers, and has `program` reconcile them, which must write nothing for as long as `quiet` afterwards.
 pub async fn run(program: &Path, rules: &[PolicyRule], count: usize, quiet: Duration) -> Outcome {
-    let server = ApiServer::start().await;
+    let server = ApiServer::start_for_many().await;
     server.grant("operator", None, rules).await;
     for namespace in namespaces() {
         server.make_namespace(&namespace).await;
