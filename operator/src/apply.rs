@@ -5,7 +5,7 @@ use std::fmt::Debug;
 use k8s_openapi::api::{apps::v1::Deployment, batch::v1::Job, networking::v1::NetworkPolicy};
 use kube::{
     Api, Resource, ResourceExt as _,
-    api::{DeleteParams, Patch, PatchParams, Preconditions},
+    api::{DeleteParams, ListParams, Patch, Preconditions},
     core::NamespaceResourceScope,
 };
 use millrace_operator_api::EventConsumer;
@@ -18,7 +18,7 @@ use tracing::info;
 use crate::{
     build::Desired,
     cache::{Cache, Entry as _},
-    context::{Context, FIELD_MANAGER, answered},
+    context::{Context, answered, applying},
     error::Error,
     fetch::Children,
     known::Child,
@@ -28,6 +28,10 @@ use crate::{
 /// The hash of what was applied, in a child itself. So a child that is right is known by its metadata, also by an operator
 /// that has just started.
 pub const HASH_ANNOTATION: &str = "millrace.dev/applied-hash";
+
+/// The version that an apply asks for where nothing is to be there: no object has it, as the store counts on from it. The API
+/// server makes what is not there whatever version is asked for, and refuses to change what has another.
+const VERSION_OF_NOTHING: &str = "1";
 
 /// Applies the children in their order, and returns the Deployment as it is then. Safe to repeat, and to stop after any of
 /// them.
@@ -120,14 +124,7 @@ impl<'a> Writer<'a> {
         let name = desired.name_any();
         let (wanted, hash) = content(desired)?;
         // An object of the same name that somebody else made is never taken over.
-        let is_ours = match existing {
-            Some(existing) => is_owner(existing.owner(), self.valid),
-            // What is not known may be there, made by somebody else or a moment ago.
-            None => answered("look for a child", api.get_metadata_opt(&name))
-                .await?
-                .is_none_or(|found| found.owner_references().iter().any(|owner| is_owner(&owner.uid, self.valid))),
-        };
-        if !is_ours {
+        if existing.is_some_and(|existing| !is_owner(existing.owner(), self.valid)) {
             return Err(Error::NotOurs { kind, name });
         }
         if existing.is_some_and(|existing| existing.is_as_applied(&hash, &wanted)) {
@@ -136,13 +133,37 @@ impl<'a> Writer<'a> {
         self.is_current.get_or_try_init(|| check_current(self.context, self.valid)).await?;
         let mut patch = serde_json::to_value(desired)?;
         // No child has annotations of its own.
-        if let Some(metadata) = patch.pointer_mut("/metadata").and_then(Value::as_object_mut) {
-            metadata.insert("annotations".to_owned(), json!({ HASH_ANNOTATION: hash }));
-        }
-        let parameters = PatchParams::apply(FIELD_MANAGER).force();
-        let applied = answered("apply a child", api.patch(&name, &parameters, &Patch::Apply(&patch))).await?;
+        set(&mut patch, "annotations", json!({ HASH_ANNOTATION: hash }));
+        let applied = match existing {
+            Some(_) => write(&api, &name, &patch).await?,
+            None => self.make(kind, &api, &name, patch).await?,
+        };
         info!(namespace = self.valid.namespace, name = self.valid.name, kind, "applied");
         Ok(Some(applied))
+    }
+
+    /// Applies a child that is not known. It may be there for all that, made by somebody else or a moment ago: then nothing
+    /// is written before it is looked at.
+    async fn make<K>(&self, kind: &'static str, api: &Api<K>, name: &str, mut patch: Value) -> Result<K, Error>
+    where
+        K: Clone + Debug + DeserializeOwned,
+    {
+        set(&mut patch, "resourceVersion", json!(VERSION_OF_NOTHING));
+        match write(api, name, &patch).await {
+            Err(error) if error.category() == "conflict" => {}
+            made => return made,
+        }
+        // A list, as it needs no right of its own.
+        let named = ListParams::default().fields(&format!("metadata.name={name}"));
+        let found = answered("look for a child", api.list_metadata(&named)).await?.items.pop();
+        if let Some(found) = &found
+            && !found.metadata.owner_references.iter().flatten().any(|owner| is_owner(&owner.uid, self.valid))
+        {
+            return Err(Error::NotOurs { kind, name: name.to_owned() });
+        }
+        set(&mut patch, "resourceVersion", Value::Null);
+        set(&mut patch, "uid", json!(found.and_then(|found| found.metadata.uid)));
+        write(api, name, &patch).await
     }
 
     /// Deletes a child that is no longer to be there: the very one that was seen, and nobody else's.
@@ -175,6 +196,23 @@ pub async fn check_current(context: &Context, valid: &Valid) -> Result<(), Error
         is_owner(&uid, valid) && found.metadata.generation == valid.generation
     });
     if is_current { Ok(()) } else { Err(Error::Outdated) }
+}
+
+async fn write<K>(api: &Api<K>, name: &str, patch: &Value) -> Result<K, Error>
+where
+    K: Clone + Debug + DeserializeOwned,
+{
+    answered("apply a child", api.patch(name, &applying(), &Patch::Apply(patch))).await
+}
+
+/// Sets a field of the metadata, or takes it out.
+fn set(object: &mut Value, field: &str, value: Value) {
+    let Some(metadata) = object.pointer_mut("/metadata").and_then(Value::as_object_mut) else { return };
+    if value.is_null() {
+        metadata.remove(field);
+    } else {
+        metadata.insert(field.to_owned(), value);
+    }
 }
 
 fn is_owner(uid: &str, valid: &Valid) -> bool {

@@ -4,6 +4,7 @@ use std::{collections::HashMap, future::Future, sync::Mutex, time::Duration};
 
 use kube::{
     Client,
+    api::PatchParams,
     runtime::events::{Recorder, Reporter},
 };
 
@@ -19,6 +20,12 @@ const API_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// The field manager of everything that the operator writes.
 pub const FIELD_MANAGER: &str = "millrace-operator";
+
+/// How everything is applied. Unless told not to, the API server parses each write a second time, to warn of fields that it
+/// does not know or finds twice: here nobody is warned.
+pub fn applying() -> PatchParams {
+    PatchParams::apply(FIELD_MANAGER).force().validation_ignore()
+}
 
 /// What every reconcile works with.
 pub struct Context {

@@ -13,7 +13,7 @@ use futures::{
 use jiff::Timestamp;
 use kube::{
     Api, Resource, ResourceExt as _,
-    api::{ApiResource, DynamicObject, Patch, PatchParams},
+    api::{ApiResource, DynamicObject, Patch},
     core::DeserializeGuard,
 };
 use millrace_config::RunState;
@@ -29,7 +29,7 @@ use crate::{
     apply::apply,
     build::{Settings, build},
     caches::watch_all,
-    context::{Context, FIELD_MANAGER, answered},
+    context::{Context, answered, applying},
     error::Error,
     fetch::{self, Children, Pods},
     finalize::{finalize, keep_finalizer},
@@ -315,9 +315,8 @@ async fn write_status(
     let patch = json!({
         "apiVersion": EventConsumer::api_version(&()), "kind": EventConsumer::kind(&()), "metadata": metadata, "status": &new,
     });
-    let parameters = PatchParams::apply(FIELD_MANAGER).force();
     let name = object.name_any();
-    let written = answered("write the status", api.patch_status(&name, &parameters, &Patch::Apply(&patch))).await?;
+    let written = answered("write the status", api.patch_status(&name, &applying(), &Patch::Apply(&patch))).await?;
     let (key, known) = Consumer::of(written)?;
     for (key, lane) in context.caches.consumers.answered(&key, known) {
         context.queue.push(&key, lane);
@@ -340,8 +339,7 @@ async fn tell_unreadable(context: &Context, key: &Key, why: &str) -> Result<(), 
         "apiVersion": EventConsumer::api_version(&()), "kind": EventConsumer::kind(&()),
         "metadata": {"uid": found.metadata.uid}, "status": status,
     });
-    let parameters = PatchParams::apply(FIELD_MANAGER).force();
-    answered("write the status", api.patch_status(key.name(), &parameters, &Patch::Apply(&patch))).await?;
+    answered("write the status", api.patch_status(key.name(), &applying(), &Patch::Apply(&patch))).await?;
     Ok(())
 }
 

@@ -7,7 +7,8 @@ use k8s_openapi::api::rbac::v1::PolicyRule;
 pub fn rules() -> Vec<PolicyRule> {
     // A server-side apply is a `patch`, and a `create` where there is nothing yet. Children are deleted by their owner
     // references.
-    let children = ["get", "list", "watch", "create", "patch"];
+    let children = ["list", "watch", "create", "patch"];
+    let got_too = ["get", "list", "watch", "create", "patch"];
     vec![
         // Patched for nothing but its finalizer; got where it cannot be read, to see what was said about that.
         rule("millrace.dev", &["eventconsumers"], &["get", "list", "watch", "patch"]),
@@ -16,13 +17,15 @@ pub fn rules() -> Vec<PolicyRule> {
         rule("millrace.dev", &["eventconsumers/finalizers", "deadletterreplays/finalizers"], &["update"]),
         rule("millrace.dev", &["deadletterreplays"], &["get", "list", "watch"]),
         rule("millrace.dev", &["deadletterreplays/status"], &["patch"]),
-        rule("", &["configmaps", "persistentvolumeclaims", "serviceaccounts"], &children),
+        rule("", &["persistentvolumeclaims", "serviceaccounts"], &children),
+        // Got before a replay is started, which mounts it.
+        rule("", &["configmaps"], &got_too),
         rule("apps", &["deployments"], &children),
         rule("policy", &["poddisruptionbudgets"], &children),
         // Deleted where an object no longer asks for it.
-        rule("networking.k8s.io", &["networkpolicies"], &["get", "list", "watch", "create", "patch", "delete"]),
+        rule("networking.k8s.io", &["networkpolicies"], &["list", "watch", "create", "patch", "delete"]),
         // The Jobs that delete durables and carry replays out.
-        rule("batch", &["jobs"], &children),
+        rule("batch", &["jobs"], &got_too),
         rule("", &["pods"], &["list", "watch"]),
         rule("events.k8s.io", &["events"], &["create", "patch"]),
     ]

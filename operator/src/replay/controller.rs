@@ -10,7 +10,7 @@ use k8s_openapi::api::{
 };
 use kube::{
     Api, Resource as _, ResourceExt as _,
-    api::{ListParams, Patch, PatchParams, PostParams},
+    api::{ListParams, Patch, PostParams},
     core::DeserializeGuard,
     runtime::{
         Controller,
@@ -27,7 +27,7 @@ use crate::{
     apply::{HASH_ANNOTATION, content},
     build::{self, replay::job_name},
     caches::scoped,
-    context::{Context, FIELD_MANAGER, answered},
+    context::{Context, FIELD_MANAGER, answered, applying},
     error::Error,
     replay::{
         status::{Seen, event, has_ended, status},
@@ -248,8 +248,7 @@ async fn write_status(
     let api: Api<DeadLetterReplay> = Api::namespaced(context.client.clone(), &replay.namespace().unwrap_or_default());
     let patch =
         json!({"apiVersion": DeadLetterReplay::api_version(&()), "kind": DeadLetterReplay::kind(&()), "status": &new});
-    let parameters = PatchParams::apply(FIELD_MANAGER).force();
-    answered("write the status", api.patch_status(&replay.name_any(), &parameters, &Patch::Apply(&patch))).await?;
+    answered("write the status", api.patch_status(&replay.name_any(), &applying(), &Patch::Apply(&patch))).await?;
     if let Some(event) = event(replay.status.as_ref(), &new)
         && let Err(error) = answered("write an Event", context.recorder.publish(&event, &replay.object_ref(&()))).await
     {

@@ -66,11 +66,7 @@ impl OperatorProcess {
 
     /// Processor time that it has used.
     pub fn processor_time(&self) -> Duration {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap();
-        let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
-        // The clock of these two has 100 ticks a second on every Linux that there is.
-        let ticks: u64 = fields[11..13].iter().map(|ticks| ticks.parse::<u64>().unwrap()).sum();
-        Duration::from_millis(ticks * 10)
+        crate::processor_time(self.child.id())
     }
 
     /// The sum of a counter of its metrics, over all labels.

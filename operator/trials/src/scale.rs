@@ -2,14 +2,15 @@
 //! and how long an edit waits meanwhile.
 
 use std::{
-    fmt,
+    array, fmt,
     path::{Path, PathBuf},
+    process,
     time::{Duration, Instant},
 };
 
 use k8s_openapi::api::rbac::v1::PolicyRule;
 use kube::Client;
-use millrace_operator_testkit::{ApiServer, OperatorProcess, wait_for};
+use millrace_operator_testkit::{ApiServer, OperatorProcess, processor_time, wait_for};
 
 use crate::{
     consumers::{deployments, edit, is_told, make, namespaces, told},
@@ -30,6 +31,12 @@ const WRITES_OF_EDIT: u64 = 3;
 
 /// Edits while there is most to do.
 const EDITS: usize = 5;
+
+/// Pause between two counts of what there is: at first, as a share of what has passed, and at most. To count thousands of
+/// objects costs the API server more than to write one, and what is measured has to wait for that.
+const COUNT_PAUSE: Duration = Duration::from_millis(10);
+const COUNT_SHARE: u32 = 200;
+const COUNT_PAUSE_MAX: Duration = Duration::from_millis(500);
 
 /// Writes that the edits during a flood take together.
 pub fn writes_of_edits() -> u64 {
@@ -102,7 +109,7 @@ fn float(count: u64) -> f64 {
 
 /// Makes `count` consumers, and has `program` reconcile them, which must write nothing for as long as `quiet` afterwards.
 pub async fn run(program: &Path, rules: &[PolicyRule], count: usize, quiet: Duration) -> Outcome {
-    let server = ApiServer::start().await;
+    let server = ApiServer::start_for_many().await;
     server.grant("operator", None, rules).await;
     for namespace in namespaces() {
         server.make_namespace(&namespace).await;
@@ -115,6 +122,10 @@ pub async fn run(program: &Path, rules: &[PolicyRule], count: usize, quiet: Dura
     let start = FEW / 4 + FEW;
     let flood = trial.flood(start..start + count).await;
     eprintln!("scale: {count} in {:.1} s, writes {:?}", flood.time.as_secs_f64(), flood.writes.0);
+    let [apis, etcd, operator, here] = flood.used.map(|used| used.as_secs_f64());
+    eprintln!(
+        "scale: processor seconds: kube-apiserver {apis:.1}, etcd {etcd:.1}, operator {operator:.1}, trial {here:.1}"
+    );
     let quiet = trial.restart_and_quiet(start + count, quiet).await;
     let each = |time: Duration, count: usize| time.as_secs_f64() / float(count as u64);
     Outcome {
@@ -145,6 +156,8 @@ struct Flood {
     writes: Writes,
     edit: Duration,
     memory_mib: (u64, u64),
+    /// Processor time of the API server, etcd, the operator and this trial.
+    used: [Duration; 4],
 }
 
 struct Quiet {
@@ -154,32 +167,45 @@ struct Quiet {
 }
 
 impl Trial<'_> {
+    /// Processor time that the API server, etcd and this trial have used so far.
+    fn processor_time(&self) -> [Duration; 3] {
+        let [server, etcd] = self.server.processor_time();
+        [server, etcd, processor_time(process::id())]
+    }
+
     /// Makes consumers, starts an operator that finds them all, edits one of those that it knew while it is at work, and stops
     /// it when each has its Deployment and its status.
     async fn flood(&self, numbers: std::ops::Range<usize>) -> Flood {
         let (known, all) = (numbers.start, numbers.end);
         make(&self.client, numbers).await;
         let before = Writes::so_far(&self.server).await;
-        let start = Instant::now();
+        let (start, used) = (Instant::now(), self.processor_time());
         let operator = OperatorProcess::start(self.program, &self.kubeconfig).await;
         let first = self.when_deployments(known + 1).await;
         let edit = self.longest_edit(known, all).await;
         let last = self.when_deployments(all).await;
-        wait_for("every status", LIMIT, || async { (told(&self.client).await == all).then_some(()) }).await;
-        let time = start.elapsed();
+        // What a list shows was there when it began.
+        let told_all = || async {
+            let begun = Instant::now();
+            (told(&self.client).await == all).then_some(begun)
+        };
+        let time = wait_for("every status", LIMIT, told_all).await.duration_since(start);
+        let now = self.processor_time();
+        let [server, etcd, trial] = array::from_fn(|part| now[part].saturating_sub(used[part]));
+        let used = [server, etcd, operator.processor_time(), trial];
         let memory_mib = operator.memory_mib();
         operator.stop().await;
         let mut writes = Writes::so_far(&self.server).await.since(&before);
         // These were ours.
         writes.0.retain(|name, _| name != "PATCH eventconsumers");
-        Flood { time, working: last.duration_since(first), writes, edit, memory_mib }
+        Flood { time, working: last.duration_since(first), writes, edit, memory_mib, used }
     }
 
     async fn when_deployments(&self, count: usize) -> Instant {
-        let deadline = Instant::now() + LIMIT;
+        let start = Instant::now();
         while deployments(&self.client).await < count {
-            assert!(Instant::now() < deadline, "there are not {count} Deployments in time");
-            tokio::time::sleep(Duration::from_millis(10)).await;
+            assert!(start.elapsed() < LIMIT, "there are not {count} Deployments in time");
+            tokio::time::sleep((start.elapsed() / COUNT_SHARE).clamp(COUNT_PAUSE, COUNT_PAUSE_MAX)).await;
         }
         Instant::now()
     }
