@@ -21,9 +21,6 @@ use crate::{
     worker::Worker,
 };
 
-/// Most records that there is room made for before they have come.
-const EXPECTED_MAX: usize = 1024;
-
 /// Reads the lanes that this process is assigned.
 pub struct KafkaReader {
     shared: Arc<Shared>,
@@ -59,9 +56,7 @@ impl KafkaReader {
     /// What is there now, within the budget.
     fn take(&mut self, budget: Budget) -> Result<Vec<Delivery>, ReadError> {
         let shared = Arc::clone(&self.shared);
-        let expected = usize::try_from(budget.messages).unwrap_or(usize::MAX).min(EXPECTED_MAX);
-        let mut batch =
-            Batch { budget, bytes: 0, deliveries: Vec::with_capacity(expected), now: self.clock.monotonic() };
+        let mut batch = Batch { budget, bytes: 0, deliveries: Vec::new(), now: self.clock.monotonic() };
         let sources = shared.sources();
         self.turn = self.turn.wrapping_add(1);
         let first = self.turn.checked_rem(sources.len()).unwrap_or_default();

@@ -6,9 +6,8 @@
 
 use std::{collections::VecDeque, sync::Arc};
 
-use async_nats::{Message, Subject, Subscriber};
+use async_nats::{Message, Subscriber};
 use async_trait::async_trait;
-use bytes::Bytes;
 use futures::{FutureExt, StreamExt};
 use jiff::Timestamp;
 use millrace_core::{
@@ -270,7 +269,8 @@ fn delivery(message: Message, coordinates: &Coordinates, stream: &Arc<str>, now:
     Delivery {
         position: Position(coordinates.stream_sequence),
         delivered_count: coordinates.delivered,
-        receipt: Receipt::Reply(message.reply.map(|reply| Bytes::from_owner(Reply(reply))).unwrap_or_default()),
+        // A copy: an ack that waits to be confirmed must not hold the buffer that its message came in.
+        receipt: Receipt::Reply(message.reply.map(|reply| reply.into_string().into()).unwrap_or_default()),
         lane: 0,
         origin: Origin {
             broker: BrokerKind::JetStream,
@@ -284,15 +284,6 @@ fn delivery(message: Message, coordinates: &Coordinates, stream: &Arc<str>, now:
         key: None,
         published_at: Some(coordinates.published_at),
         received_at: now,
-    }
-}
-
-/// A subject as bytes, without a copy of it.
-struct Reply(Subject);
-
-impl AsRef<[u8]> for Reply {
-    fn as_ref(&self) -> &[u8] {
-        self.0.as_bytes()
     }
 }
 
