@@ -251,6 +251,26 @@ async fn what_waits_is_counted_for_the_durable_and_for_its_dead_letters_alone() 
     assert_eq!(source.lag.dead_letters().await, Some(first), "the last was taken out");
 }
 
+#[tokio::test]
+async fn dead_letters_that_may_not_be_read_are_counted_all_the_same() {
+    let denied = "publish: { deny: \"$JS.API.STREAM.MSG.GET.>\" }";
+    let config = format!(
+        "no_auth_user: shop\nauthorization {{ users: [{{ user: shop, password: s, permissions: {{ {denied} }} }}] }}"
+    );
+    let options_of_server = NatsServerOptions { jetstream: true, config, ..NatsServerOptions::default() };
+    let server = NatsServer::start(options_of_server).await;
+    let context = server.make_streams().await;
+    let health = Arc::new(Health::starting([Part::Broker]));
+    let connection = connect(&connection_options(server.url(), None), &health).await.unwrap();
+    let source = set_up(&connection, &options(), &WallClock::start(), &health).await.unwrap();
+    context.publish("dlq.emails", Bytes::new()).await.unwrap().await.unwrap();
+
+    // The report of a runtime waits no longer.
+    let counted = tokio::time::timeout(Duration::from_secs(1), source.lag.dead_letters()).await.unwrap();
+
+    assert_eq!(counted, Some(Letters { count: 1, last: None }));
+}
+
 async fn time_of(stream: &jetstream::stream::Stream, sequence: u64) -> Option<jiff::Timestamp> {
     let time = stream.get_raw_message(sequence).await.unwrap().time;
     jiff::Timestamp::from_nanosecond(time.unix_timestamp_nanos()).ok()

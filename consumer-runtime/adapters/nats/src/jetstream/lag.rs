@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     sync::{Mutex, OnceLock, PoisonError},
+    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -19,6 +20,10 @@ use crate::{
     connection::Connection,
     jetstream::setup::{Durable, JetStreamOptions},
 };
+
+/// The time that the server has for the last dead letter. One that it does not let this process read has no answer at all, and
+/// whoever asks how many there are is not to wait for that.
+const LAST_TIMEOUT: Duration = Duration::from_millis(300);
 
 /// Tells how many events wait for a durable, and how many dead letters there are.
 #[derive(Debug)]
@@ -119,8 +124,9 @@ impl LagProbe {
 
     /// When the last message on a subject came; nothing where there is none, or where it may not be read.
     async fn time_of_last(&self, stream: &str, subject: &str) -> Option<Timestamp> {
-        let last: Found = self.ask(&format!("STREAM.MSG.GET.{stream}"), Some(json!({"last_by_subj": subject}))).await?;
-        Some(last.message.time)
+        let what = format!("STREAM.MSG.GET.{stream}");
+        let last = self.ask::<Found>(&what, Some(json!({"last_by_subj": subject})));
+        Some(tokio::time::timeout(LAST_TIMEOUT, last).await.ok()??.message.time)
     }
 
     async fn stream_of(&self, subject: &str) -> Option<&str> {
@@ -151,12 +157,11 @@ impl ports::LagProbe for LagProbe {
         {
             return Some(known);
         }
-        // Its whole message comes with its time, so it is asked for only when there may be another.
+        // Its whole message comes with its time, so it is asked for only when there may be another; and one that may not be
+        // read is not asked for again and again.
         let last = if count == 0 { None } else { self.time_of_last(stream, subject).await };
         let letters = Letters { count, last };
-        if count == 0 || last.is_some() {
-            *self.known.lock().unwrap_or_else(PoisonError::into_inner) = Some((sequence, letters));
-        }
+        *self.known.lock().unwrap_or_else(PoisonError::into_inner) = Some((sequence, letters));
         Some(letters)
     }
 }
