@@ -1,9 +1,8 @@
 //! Time, CPU time and memory of this process or another.
 
-use std::{fs, sync::OnceLock, time::Instant};
+use std::{fs, process, sync::OnceLock, time::Instant};
 
-/// Clock ticks of `/proc/PID/stat` in a second: the same on every Linux.
-const TICKS: f64 = 100.0;
+use millrace_testkit::usage::processor_time;
 
 /// A section of this process that is measured: from the first message on.
 #[derive(Default)]
@@ -12,23 +11,19 @@ pub(crate) struct Meter(OnceLock<(Instant, f64)>);
 impl Meter {
     /// A message came. The first one starts the clock.
     pub(crate) fn started(&self) {
-        self.0.get_or_init(|| (Instant::now(), cpu_seconds("self")));
+        self.0.get_or_init(|| (Instant::now(), cpu_seconds()));
     }
 
     /// Seconds and CPU seconds since the first message.
     pub(crate) fn stop(&self) -> (f64, f64) {
         let (at, cpu) = self.0.get().expect("a message came");
-        (at.elapsed().as_secs_f64(), cpu_seconds("self") - cpu)
+        (at.elapsed().as_secs_f64(), cpu_seconds() - cpu)
     }
 }
 
-/// CPU seconds of a process so far, of user and system.
-pub(crate) fn cpu_seconds(pid: &str) -> f64 {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-    // The name of the program, in brackets, may hold anything.
-    let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
-    let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
-    ticks as f64 / TICKS
+/// CPU seconds of this process so far.
+fn cpu_seconds() -> f64 {
+    processor_time(process::id()).as_secs_f64()
 }
 
 /// A figure of `/proc/PID/status` in megabytes: `VmRSS` now, `VmHWM` at most so far.

@@ -24,3 +24,4 @@ pub mod runtime;
 pub mod sample;
 pub mod signal;
 pub mod store;
+pub mod usage;

@@ -15,6 +15,7 @@ use tempfile::TempDir;
 use crate::{
     nats_server::free_port,
     signal::{self, Signal},
+    usage::processor_time,
 };
 
 /// The time for one answer. A process that is stopped takes connections and says nothing.
@@ -134,13 +135,7 @@ impl Runtime {
 
     /// Processor time that it has used so far.
     pub fn processor_time(&self) -> Duration {
-        /// Linux has this many clock ticks a second on every architecture that it is built for.
-        const TICKS: u64 = 100;
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.process.id())).unwrap();
-        // The name of the program, in brackets, may hold anything.
-        let (_, fields) = stat.rsplit_once(") ").unwrap();
-        let ticks: u64 = fields.split(' ').skip(11).take(2).map(|field| field.parse::<u64>().unwrap()).sum();
-        Duration::from_millis(ticks * 1000 / TICKS)
+        processor_time(self.process.id())
     }
 }
 

@@ -27,6 +27,7 @@ use millrace_operator_api::{DeadLetterReplay, EventConsumer};
 use millrace_testkit::{
     nats_server::{free_port, tool},
     signal::{self, Signal},
+    usage::processor_time,
 };
 use rcgen::KeyPair;
 use serde::de::DeserializeOwned;
@@ -218,7 +219,7 @@ impl ApiServer {
     /// Processor time that the API server and etcd have used.
     pub fn processor_time(&self) -> [Duration; 2] {
         let server = self.server.as_ref().expect("it runs");
-        [server.0.id(), self.etcd.0.id()].map(crate::processor_time)
+        [server.0.id(), self.etcd.0.id()].map(processor_time)
     }
 
     /// Stops the API server without a word: connections stay, and nothing answers.

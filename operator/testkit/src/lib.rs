@@ -15,10 +15,7 @@ pub mod pod;
 
 pub use crate::{api_server::ApiServer, generate::Generator, operator_process::OperatorProcess, pod::FakePod};
 
-use std::{
-    fs,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 /// Asks again and again until there is an answer; after `limit` the test fails.
 pub async fn wait_for<T, F: Future<Output = Option<T>>>(what: &str, limit: Duration, ask: impl Fn() -> F) -> T {
@@ -30,13 +27,4 @@ pub async fn wait_for<T, F: Future<Output = Option<T>>>(what: &str, limit: Durat
         assert!(Instant::now() < deadline, "not within {limit:?}: {what}");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-}
-
-/// Processor time that a process has used.
-pub fn processor_time(process: u32) -> Duration {
-    let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap();
-    let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
-    // The clock of these two has 100 ticks a second on every Linux that there is.
-    let ticks: u64 = fields[11..13].iter().map(|ticks| ticks.parse::<u64>().unwrap()).sum();
-    Duration::from_millis(ticks * 10)
 }

@@ -12,6 +12,7 @@ use std::{
 use millrace_testkit::{
     nats_server::free_port,
     signal::{self, Signal},
+    usage::processor_time,
 };
 use tempfile::TempDir;
 
@@ -66,7 +67,7 @@ impl OperatorProcess {
 
     /// Processor time that it has used.
     pub fn processor_time(&self) -> Duration {
-        crate::processor_time(self.child.id())
+        processor_time(self.child.id())
     }
 
     /// The sum of a counter of its metrics, over all labels.

@@ -10,7 +10,8 @@ use std::{
 
 use k8s_openapi::api::rbac::v1::PolicyRule;
 use kube::Client;
-use millrace_operator_testkit::{ApiServer, OperatorProcess, processor_time, wait_for};
+use millrace_operator_testkit::{ApiServer, OperatorProcess, wait_for};
+use millrace_testkit::usage::processor_time;
 
 use crate::{
     consumers::{deployments, edit, is_told, make, namespaces, told},
