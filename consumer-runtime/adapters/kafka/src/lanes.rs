@@ -128,9 +128,10 @@ impl Lanes {
         lane
     }
 
-    /// The lane that a receipt is of, if there is one.
-    fn lane_of(&self, receipt: &Receipt) -> Option<&Arc<Lane>> {
-        self.table.get(usize::try_from(place_of(receipt)?.lane).ok()?)
+    /// The place that a receipt is for and its lane, if there is one.
+    fn find<'receipt>(&self, receipt: &'receipt Receipt) -> Option<(&'receipt Place, &Lane)> {
+        let place = place_of(receipt)?;
+        Some((place, self.table.get(usize::try_from(place.lane).ok()?)?))
     }
 
     /// All lanes that are held now.
@@ -145,16 +146,15 @@ impl Lanes {
 
     /// Whether this process still owns what a receipt is for.
     pub(crate) fn owns(&self, receipt: &Receipt) -> bool {
-        let place = place_of(receipt).zip(self.lane_of(receipt));
-        place.is_some_and(|(place, lane)| lane.owned.load(Ordering::Acquire) == place.epoch)
+        self.find(receipt).is_some_and(|(place, lane)| lane.owned.load(Ordering::Acquire) == place.epoch)
     }
 
     /// Notes that deliveries are settled.
     pub(crate) fn settle(&self, receipts: &[Receipt]) {
         let mut settled = 0;
         for of_lane in receipts.chunk_by(are_of_one_lane) {
-            let lane = of_lane.first().and_then(|first| self.lane_of(first));
-            settled += lane.map_or(0, |lane| self.settle_in(lane, of_lane));
+            let found = of_lane.first().and_then(|first| self.find(first));
+            settled += found.map_or(0, |(_, lane)| self.settle_in(lane, of_lane));
         }
         let count = |number: usize| u64::try_from(number).unwrap_or(u64::MAX);
         self.metrics.stale.inc_by(count(receipts.len().saturating_sub(settled)));
@@ -183,7 +183,7 @@ impl Lanes {
     /// Notes that nobody here works on a delivery any more.
     pub(crate) fn let_go(&self, receipt: &Receipt) {
         // A lane that there is not has nothing to be let go of.
-        let Some((place, lane)) = place_of(receipt).zip(self.lane_of(receipt)) else { return };
+        let Some((place, lane)) = self.find(receipt) else { return };
         if let Some(held) = lane.held().as_mut() {
             held.frontier.let_go(place);
             if held.frontier.at_work() == 0 {
