@@ -32,8 +32,8 @@ pub enum Naming {
 /// The random numbers of this process. They are the same wherever the consumer is read in it, since its parts may share a store.
 static SECRET: LazyLock<RandomState> = LazyLock::new(RandomState::new);
 
-/// Those for what events say, which is most of their bytes. This hash takes a third of the time, and less is lost where two
-/// meet: an event that has the id of another and says something else would be taken for a copy.
+/// Those for what events say, which is most of their bytes. This hash takes less time, and less is lost where two meet:
+/// an event that has the id of another and says something else would be taken for a copy.
 static CONTENT_SECRET: LazyLock<ahash::RandomState> = LazyLock::new(ahash::RandomState::new);
 
 /// What a number of a key stands for, so that no two are made of the same text.
