@@ -1,11 +1,12 @@
 //! What an event is known by in a store of claims, and how that is worked out.
 
 use std::{
-    hash::{BuildHasher as _, Hasher, RandomState},
+    hash::{BuildHasher as _, Hash as _, Hasher, RandomState},
     sync::LazyLock,
 };
 
 use millrace_events::Event;
+use siphasher::sip128::{Hasher128 as _, SipHasher13};
 
 use crate::key::{ConsumerName, Fingerprint, Key};
 
@@ -25,28 +26,30 @@ pub enum Naming {
     Lasting(ConsumerName),
     /// Known in this process alone: for a store that ends with it. The names are made with random numbers that nobody else
     /// knows, so that nobody can make two events look alike; a hash that must hold when everything about it is known takes
-    /// several times as long. The number stands for the consumer.
-    Passing(u64),
+    /// several times as long. The hash has begun with the consumer.
+    Passing(SipHasher13),
 }
 
 /// The random numbers of this process. They are the same wherever the consumer is read in it, since its parts may share a store.
-static SECRET: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+static SECRET: LazyLock<SipHasher13> = LazyLock::new(|| {
+    // Its keys are the system's random numbers.
+    let random = RandomState::new();
+    SipHasher13::new_with_keys(random.hash_one(0), random.hash_one(1))
+});
 
 /// Those for what events say, which is most of their bytes. This hash takes less time, and less is lost where two meet:
 /// an event that has the id of another and says something else would be taken for a copy.
 static CONTENT_SECRET: LazyLock<ahash::RandomState> = LazyLock::new(ahash::RandomState::new);
 
-/// What a number of a key stands for, so that no two are made of the same text.
-#[derive(Clone, Copy)]
-enum Half {
-    Low,
-    High,
-}
-
 impl Naming {
     /// For the claims of `consumer` in a store that ends with this process, or in one that does not.
     pub fn new(consumer: ConsumerName, outlives_process: bool) -> Self {
-        if outlives_process { Self::Lasting(consumer) } else { Self::Passing(SECRET.hash_one(consumer)) }
+        if outlives_process {
+            return Self::Lasting(consumer);
+        }
+        let mut hasher = *SECRET;
+        consumer.hash(&mut hasher);
+        Self::Passing(hasher)
     }
 
     /// The name of an event that was put back `replays` times; `value` is what the user has chosen it to be known by, where
@@ -60,39 +63,34 @@ impl Naming {
             (Self::Lasting(consumer), Some(value)) => {
                 Name { key: Key::of_value(consumer, value).replayed(replays), fingerprint: Fingerprint::OF_ANYTHING }
             }
-            (&Self::Passing(consumer), None) => {
+            (&Self::Passing(hasher), None) => {
                 let (source, id) = (event.source.as_bytes(), event.id.as_str().as_bytes());
-                let content = [event.event_type.as_bytes(), event.data.as_ref()];
+                let mut content = CONTENT_SECRET.build_hasher();
+                write(&mut content, [event.event_type.as_bytes(), event.data.as_ref()]);
                 Name {
-                    key: passing_key(consumer, [source, id], replays),
-                    fingerprint: Fingerprint::of_number(number(CONTENT_SECRET.build_hasher(), content)),
+                    key: passing_key(hasher, [source, id], replays),
+                    fingerprint: Fingerprint::of_number(content.finish()),
                 }
             }
-            (&Self::Passing(consumer), Some(value)) => {
-                Name { key: passing_key(consumer, [value], replays), fingerprint: Fingerprint::OF_ANYTHING }
+            (&Self::Passing(hasher), Some(value)) => {
+                Name { key: passing_key(hasher, [value], replays), fingerprint: Fingerprint::OF_ANYTHING }
             }
         }
     }
 }
 
-fn passing_key<const N: usize>(consumer: u64, parts: [&[u8]; N], replays: u32) -> Key {
-    let [low, high] = [Half::Low, Half::High].map(|half| {
-        let mut hasher = SECRET.build_hasher();
-        hasher.write_u64(consumer);
-        hasher.write_u8(half as u8);
-        hasher.write_u32(replays);
-        u128::from(number(hasher, parts))
-    });
-    Key::from_number(high << 64 | low)
+fn passing_key<const N: usize>(mut hasher: SipHasher13, parts: [&[u8]; N], replays: u32) -> Key {
+    hasher.write_u32(replays);
+    write(&mut hasher, parts);
+    Key::from_number(hasher.finish128().into())
 }
 
-/// A hash over the parts, each with its length in front so that no two lists of parts look alike.
-fn number<const N: usize>(mut hasher: impl Hasher, parts: [&[u8]; N]) -> u64 {
+/// Writes the parts, each with its length in front so that no two lists of parts look alike.
+fn write<const N: usize>(hasher: &mut impl Hasher, parts: [&[u8]; N]) {
     for part in parts {
         hasher.write_usize(part.len());
         hasher.write(part);
     }
-    hasher.finish()
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ mod circuit;
 mod claim;
 pub mod clock;
 mod figures;
+mod finished;
 mod gate;
 mod give_up;
 mod handler_watch;
@@ -19,6 +20,8 @@ mod policy;
 mod record;
 mod retry_queue;
 mod run;
+#[cfg(test)]
+mod samples;
 mod settle;
 mod shared;
 pub mod tasks;

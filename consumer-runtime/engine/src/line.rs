@@ -18,6 +18,7 @@ use tracing::{debug, info, warn};
 use crate::{
     attempt::{Worker, attempt},
     claim::{Admission, attempt_number, claim},
+    finished::Batch,
     give_up::{GivenUp, give_up},
     record::{Recorded, record},
     settle::{Carried, hand_back, settle},
@@ -48,8 +49,7 @@ pub(crate) async fn carry(shared: &Shared, worker: &mut Worker, mut taken: VecDe
     if none_waited {
         shared.work.none_waited(count, shared.clock.monotonic().since(started));
     }
-    shared.observe(worker.attempts.drain(..));
-    settle(shared, carried).await;
+    finish(shared, worker, carried).await;
 }
 
 /// Ends those that were carried through, and hands back those that are not to start any more.
@@ -57,6 +57,18 @@ async fn end(shared: &Shared, carried: Vec<Carried>, unstarted: VecDeque<Deliver
     settle(shared, carried).await;
     for delivery in unstarted {
         hand_back(shared, &delivery).await;
+    }
+}
+
+/// Ends those that were carried through, with those that others carry through at the same time.
+async fn finish(shared: &Shared, worker: &mut Worker, carried: Vec<Carried>) {
+    let is_first = shared.finished.add(carried, &mut worker.attempts);
+    // Others end meanwhile, and what is sent and received in between keeps the broker busy.
+    tokio::task::yield_now().await;
+    if is_first {
+        let Batch { carried, attempts } = shared.finished.take();
+        shared.observe(attempts);
+        settle(shared, carried).await;
     }
 }
 

@@ -122,8 +122,6 @@ fn start_workers(shared: &Arc<Shared>) -> JoinSet<()> {
             let mut worker = Worker::new();
             while let Some(taken) = shared.work.take().await {
                 carry(&shared, &mut worker, taken).await;
-                // What is sent and received in between keeps the broker busy meanwhile.
-                tokio::task::yield_now().await;
             }
         });
     }

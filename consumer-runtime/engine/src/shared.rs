@@ -22,7 +22,10 @@ use prometheus_client::metrics::histogram::Histogram;
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
-use crate::{OnExhausted, Policy, Tracing, circuit::Circuit, gate::Gate, metrics::Metrics, pace::Pace, work::Work};
+use crate::{
+    OnExhausted, Policy, Tracing, circuit::Circuit, finished::Finished, gate::Gate, metrics::Metrics, pace::Pace,
+    work::Work,
+};
 
 /// Events that are known to be done without asking the store: what is likely to come again soon, in 2 MiB.
 const DONE_HERE_MAX: usize = 65_536;
@@ -72,6 +75,8 @@ pub(crate) struct Shared {
     pub(crate) handing_back: CancellationToken,
     /// What is ready for a worker.
     pub(crate) work: Work,
+    /// What is to be settled.
+    pub(crate) finished: Finished,
     /// What waits here for its next attempt. As large as the window.
     pub(crate) retries: mpsc::Sender<(Delivery, Duration)>,
     sequencer: Mutex<Sequencer<Delivery>>,
@@ -126,6 +131,7 @@ impl Shared {
             pause_gate: Gate::open(),
             handler_failed: Notify::new(),
             work: Work::default(),
+            finished: Finished::default(),
             retries,
             sequencer: Mutex::default(),
             lane: Mutex::new(Lane::new(ack_wait)),

@@ -121,33 +121,12 @@ impl Work {
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
     use futures::FutureExt as _;
-    use millrace_core::{
-        delivery::{Position, Receipt},
-        time::Monotonic,
-    };
-    use millrace_events::Headers;
 
     use super::*;
+    use crate::samples::deliveries;
 
     const SHORT: Duration = Duration::from_micros(10);
-
-    fn deliveries(positions: std::ops::Range<u64>) -> Vec<Delivery> {
-        let delivery = |position| Delivery {
-            position: Position(position),
-            delivered_count: 1,
-            receipt: Receipt::Nothing,
-            lane: 0,
-            origin: "nats://orders.placed".parse().unwrap(),
-            headers: Headers::new(),
-            payload: Bytes::new(),
-            key: None,
-            published_at: None,
-            received_at: Monotonic::default(),
-        };
-        positions.map(delivery).collect()
-    }
 
     fn take(work: &Work) -> Option<VecDeque<Delivery>> {
         work.take().now_or_never().flatten()

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{HashMap, VecDeque},
+    hash::{BuildHasherDefault, Hasher},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
@@ -40,7 +41,7 @@ pub struct MemoryStore {
 #[derive(Default)]
 struct Claims {
     /// The events that are claimed or released.
-    open: HashMap<Key, Entry>,
+    open: HashMap<Key, Entry, BuildHasherDefault<Tail>>,
     /// The claims that ended last, with their tokens.
     repeatable: VecDeque<(Key, u64)>,
     last_token: u64,
@@ -49,6 +50,22 @@ struct Claims {
 struct Entry {
     token: u64,
     record: Record,
+}
+
+/// The end of the random half of a key. The keys of a store that ends with its process are random numbers that nobody can
+/// choose, and need no further hash; the shard takes their first byte.
+#[derive(Default)]
+struct Tail(u64);
+
+impl Hasher for Tail {
+    fn write(&mut self, bytes: &[u8]) {
+        let (numbers, _) = bytes.as_chunks::<8>();
+        self.0 = numbers.get(1).map_or(self.0, |number| u64::from_le_bytes(*number));
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
 }
 
 impl MemoryStore {
