@@ -40,10 +40,6 @@ pub async fn crash(program: &Path, events: u32) -> String {
     let mut second = scene.runtime(delivery, rest);
     let distinct = || scene.hook.count() - scene.doubled();
     wait::until("the rest is done", PATIENCE, async || distinct() == all).await;
-    let at_work = scene.doubled();
-    // Those at work, and those settled since the last commit.
-    assert!(at_work <= WINDOW + COMMIT_AFTER, "{at_work} delivered again after a crash under load");
-
     let Broker::Kafka(server) = &scene.broker else { panic!("a Kafka was asked for") };
     wait::until("all but the slow one is committed", PATIENCE, async || {
         let committed = server.committed("shop-hooks", ORDERS, PARTITIONS);
@@ -54,6 +50,10 @@ pub async fn crash(program: &Path, events: u32) -> String {
     // The last commit may be on its way.
     tokio::time::sleep(Duration::from_secs(2)).await;
     second.kill();
+    // Only now: one partition may be behind with what came again when all others have done what is new.
+    let at_work = scene.doubled();
+    // Those at work, and those settled since the last commit.
+    assert!(at_work <= WINDOW + COMMIT_AFTER, "{at_work} delivered again after a crash under load");
     scene.hook.answer(|_| Reply::status(204));
     let third = scene.runtime(delivery, rest);
     wait::until("the slow one is done", PATIENCE, async || distinct() == all + 1 && third.in_flight() == 0).await;
