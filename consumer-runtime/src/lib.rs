@@ -61,12 +61,13 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// The async runtime of the program. One consumer waits on its network most of the time: two threads keep a small pod
-/// small.
+/// The async runtime of the program, and the allocator's settings below it. One consumer waits on its network most of the
+/// time: two threads keep a small pod small.
 ///
 /// # Errors
 /// When the system gives no threads or no event queue.
 pub fn async_runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    millrace_allocator::give_back_large_blocks();
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()
 }
 

@@ -10,7 +10,8 @@ pub struct Limits {
     /// of the ack wait is left at the broker for other replicas.
     pub in_flight_messages: u32,
 
-    /// Most bytes of deliveries taken and not yet settled. One delivery is always allowed, whatever its size.
+    /// Most bytes of deliveries taken and not yet settled. One delivery is always allowed, whatever its size. On Kafka half
+    /// of it is for what the client fetches ahead; of each partition that may be one message, whatever its size.
     pub in_flight_bytes: u32,
 
     /// Largest payload in bytes that is handed to a handler. Larger ones become dead letters with the reason

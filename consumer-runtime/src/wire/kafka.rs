@@ -74,7 +74,7 @@ impl Parts {
                 KafkaPosition::Latest => InitialPosition::Latest,
             },
             dead_letter_topic: self.config.delivery.dead_letter.as_ref().map(|letter| letter.subject.clone()),
-            prefetch_bytes: self.config.limits.in_flight_bytes,
+            prefetch_bytes: self.config.limits.in_flight_bytes / 2,
             timing: Timing { request: self.request_timeout(), ..Timing::default() },
         }
     }

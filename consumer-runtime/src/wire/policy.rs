@@ -46,7 +46,8 @@ pub(super) fn policy(config: &RuntimeConfig) -> Policy {
         lease: seconds(config.claim_seconds()),
         drain_timeout: seconds(config.drain_timeout_seconds),
         in_flight_messages: limits.in_flight_messages,
-        in_flight_bytes: limits.in_flight_bytes,
+        // The Kafka client has the other half.
+        in_flight_bytes: limits.in_flight_bytes / if config.broker.kafka.is_some() { 2 } else { 1 },
         payload_bytes: usize::try_from(limits.payload_bytes).unwrap_or(usize::MAX),
         record_time: seconds(limits.record_seconds),
         reconnect: pauses(config),

@@ -26,7 +26,8 @@ const PADDING: usize = 999_000;
 /// When a bound is not kept.
 pub async fn memory(program: &Path, kind: Kind, messages: u32) -> String {
     let scene = Scene::open(program, kind).await;
-    scene.hook.answer(|_| Reply { delay: Duration::from_millis(100), ..Reply::status(204) });
+    // Slow enough that the broker always has more.
+    scene.hook.answer(|_| Reply { delay: Duration::from_millis(400), ..Reply::status(204) });
     let runtime = scene.runtime("maxAttempts: 5", "workers: 8\nidempotency: {mode: None}");
     wait::until("it takes events", PATIENCE, async || runtime.is_ready()).await;
     // A few small ones first, so that everything has been used once.

@@ -200,9 +200,12 @@ fn try_to_make(shared: &Arc<Shared>, partitions: usize) -> Result<Arc<Client>, T
 fn consumer_config(shared: &Shared, partitions: usize) -> Result<ClientConfig, Trouble> {
     let options = &shared.options;
     let mut config = options.connection.reader_config(&options.group)?;
-    // What is queued in the client, and one fetch more: each lane has its own queue.
-    let lane_bytes = usize::try_from(options.prefetch_bytes).unwrap_or(usize::MAX).checked_div(partitions.max(1) * 2);
-    let lane_bytes = lane_bytes.unwrap_or_default().clamp(32 * 1024, 4 * 1024 * 1024);
+    // Each lane has a queue of its own, which is filled up by one fetch more when it has less than it may.
+    let of_each = |share: usize| {
+        let bytes = usize::try_from(options.prefetch_bytes).unwrap_or(usize::MAX) / share;
+        bytes.checked_div(partitions.max(1)).unwrap_or_default().clamp(32 * 1024, 4 * 1024 * 1024)
+    };
+    let (queued, fetched) = (of_each(4), of_each(2));
     config
         // Members of one group must agree on it: do not change it in one step.
         .set("partition.assignment.strategy", "cooperative-sticky")
@@ -211,12 +214,9 @@ fn consumer_config(shared: &Shared, partitions: usize) -> Result<ClientConfig, T
         // The thread polls every 100 ms, and waits at most some seconds in a rebalance.
         .set("max.poll.interval.ms", options.timing.session.as_millis().max(60_000).to_string())
         .set("queued.min.messages", "10000")
-        .set("queued.max.messages.kbytes", (lane_bytes / 1024).to_string())
-        .set("max.partition.fetch.bytes", lane_bytes.to_string())
-        .set(
-            "fetch.max.bytes",
-            lane_bytes.saturating_mul(partitions.max(1)).clamp(lane_bytes, 16 * 1024 * 1024).to_string(),
-        );
+        .set("queued.max.messages.kbytes", (queued / 1024).to_string())
+        .set("max.partition.fetch.bytes", fetched.to_string())
+        .set("fetch.max.bytes", fetched.saturating_mul(partitions.max(1)).clamp(fetched, 16 * 1024 * 1024).to_string());
     Ok(config)
 }
 

@@ -1,7 +1,18 @@
 //! NATS messages as deliveries.
 
 use async_nats::HeaderMap;
+use bytes::Bytes;
 use millrace_events::Headers;
+
+/// Bytes of a payload from which on a delivery has a copy of its own.
+const OWN_COPY_FROM: usize = 16 * 1024;
+
+/// The payload of a message that is held until it is settled. The client gives a part of its read buffer, which may have
+/// twice the room that the message needs and lives as long as any part of it; small messages share one, so a copy of each
+/// would only cost.
+pub(crate) fn payload_from(payload: Bytes) -> Bytes {
+    if payload.len() < OWN_COPY_FROM { payload } else { Bytes::copy_from_slice(&payload) }
+}
 
 /// The headers of a NATS message.
 pub(crate) fn headers_from(map: Option<&HeaderMap>) -> Headers {

@@ -16,7 +16,10 @@ use millrace_core::{
 };
 use millrace_events::{BrokerKind, Origin};
 
-use crate::{connection::Connection, convert::headers_from};
+use crate::{
+    connection::Connection,
+    convert::{headers_from, payload_from},
+};
 
 /// What to consume.
 #[derive(Clone, Debug)]
@@ -88,7 +91,7 @@ impl CoreReader {
                 sequence: None,
             },
             headers: headers_from(message.headers.as_ref()),
-            payload: message.payload,
+            payload: payload_from(message.payload),
             key: None,
             published_at: None,
             received_at: self.clock.monotonic(),

@@ -1,8 +1,7 @@
 //! The queue of a Kafka partition, from which many records are taken in one go.
 //!
 //! The client library gives records one by one, each in an event of its own, with locks and looks at the clock around it.
-//! The C library below it has a call for all that are there. This is the only unsafe code of Millrace, and does nothing
-//! else.
+//! The C library below it has a call for all that are there. The unsafe code for it is here, and nothing else.
 //!
 //! It is not the call that fills an array, `rd_kafka_consume_batch_queue`: in the present version that takes the end of a
 //! partition for a record, and would pass over the next one after a rebalance.

@@ -78,7 +78,9 @@ impl Pulls {
         if batch == 0 || (self.oversized && self.outstanding > 0) {
             return None;
         }
-        let max_bytes = (!self.oversized).then_some(room.bytes);
+        // Half of the room, since the pull before may still bring what it asked for: with half of the room that there was
+        // then, less what has come since, both together stay within the room.
+        let max_bytes = (!self.oversized).then_some((room.bytes / 2).max(1));
         self.oversized = false;
         self.outstanding = self.outstanding.saturating_add(batch);
         self.silent_since = now;
@@ -167,6 +169,18 @@ mod tests {
         (0..60).for_each(|_| pulls.delivered(NOW));
         assert_eq!(pulls.next(room(40), NOW), None, "what came fills the room");
         assert_eq!(pulls.next(room(100), NOW).unwrap().batch, 60, "what was settled makes room");
+    }
+
+    #[test]
+    fn two_pulls_together_ask_for_no_more_bytes_than_there_is_room() {
+        let mut pulls = Pulls::default();
+        let first = pulls.next(Budget { messages: 100, bytes: 1_000 }, NOW).unwrap().max_bytes.unwrap();
+        (0..50).for_each(|_| pulls.delivered(NOW));
+        let (came, held) = (300, 300);
+
+        let second = pulls.next(Budget { messages: 100, bytes: 1_000 - held }, NOW).unwrap().max_bytes.unwrap();
+
+        assert!(held + (first - came) + second <= 1_000, "{first} and {second}");
     }
 
     #[test]

@@ -21,7 +21,7 @@ use millrace_events::{BrokerKind, Origin};
 use tracing::{debug, warn};
 
 use crate::{
-    convert::headers_from,
+    convert::{headers_from, payload_from},
     jetstream::{
         acks::Acks,
         pin::Pinned,
@@ -280,7 +280,7 @@ fn delivery(message: Message, coordinates: &Coordinates, stream: &Arc<str>, now:
             sequence: Some(coordinates.stream_sequence),
         },
         headers,
-        payload: message.payload,
+        payload: payload_from(message.payload),
         key: None,
         published_at: Some(coordinates.published_at),
         received_at: now,
