@@ -200,12 +200,10 @@ fn try_to_make(shared: &Arc<Shared>, partitions: usize) -> Result<Arc<Client>, T
 fn consumer_config(shared: &Shared, partitions: usize) -> Result<ClientConfig, Trouble> {
     let options = &shared.options;
     let mut config = options.connection.reader_config(&options.group)?;
-    // Each lane has a queue of its own, which is filled up by one fetch more when it has less than it may.
-    let of_each = |share: usize| {
-        let bytes = usize::try_from(options.prefetch_bytes).unwrap_or(usize::MAX) / share;
-        bytes.checked_div(partitions.max(1)).unwrap_or_default().clamp(32 * 1024, 4 * 1024 * 1024)
-    };
-    let (queued, fetched) = (of_each(4), of_each(2));
+    // A lane has a queue of its own, to which a fetch adds when it is not full. What a fetch brings for all lanes lies in one
+    // block, which is held as long as any of it is queued.
+    let prefetch = usize::try_from(options.prefetch_bytes).unwrap_or(usize::MAX);
+    let of_lane = prefetch.checked_div(partitions.max(1) * 2).unwrap_or_default().clamp(32 * 1024, 4 * 1024 * 1024);
     config
         // Members of one group must agree on it: do not change it in one step.
         .set("partition.assignment.strategy", "cooperative-sticky")
@@ -214,9 +212,9 @@ fn consumer_config(shared: &Shared, partitions: usize) -> Result<ClientConfig, T
         // The thread polls every 100 ms, and waits at most some seconds in a rebalance.
         .set("max.poll.interval.ms", options.timing.session.as_millis().max(60_000).to_string())
         .set("queued.min.messages", "10000")
-        .set("queued.max.messages.kbytes", (queued / 1024).to_string())
-        .set("max.partition.fetch.bytes", fetched.to_string())
-        .set("fetch.max.bytes", fetched.saturating_mul(partitions.max(1)).clamp(fetched, 16 * 1024 * 1024).to_string());
+        .set("queued.max.messages.kbytes", (of_lane / 1024).to_string())
+        .set("max.partition.fetch.bytes", of_lane.to_string())
+        .set("fetch.max.bytes", (prefetch / 4).clamp(of_lane, 16 * 1024 * 1024).to_string());
     Ok(config)
 }
 
