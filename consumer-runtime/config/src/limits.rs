@@ -11,7 +11,8 @@ pub struct Limits {
     pub in_flight_messages: u32,
 
     /// Most bytes of deliveries taken and not yet settled. One delivery is always allowed, whatever its size. On Kafka half
-    /// of it is for what the client fetches ahead; of each partition that may be one message, whatever its size.
+    /// of it is for what the client fetches ahead; of each partition that may be one message, whatever its size. On NATS
+    /// core half of it is for what has come and waits; what comes beyond that is lost, and counted.
     pub in_flight_bytes: u32,
 
     /// Largest payload in bytes that is handed to a handler. Larger ones become dead letters with the reason

@@ -33,6 +33,11 @@ pub trait Reader: Send {
         std::future::pending().await
     }
 
+    /// Deliveries that came since this was last asked, had no room and will not come again.
+    fn dropped(&mut self) -> u64 {
+        0
+    }
+
     /// Asks the broker for nothing more, and returns what comes all the same, batch by batch; `None` when nothing more
     /// can come. The caller hands that back. Cancel safe.
     async fn rest(&mut self) -> Option<Vec<Delivery>>;

@@ -33,6 +33,7 @@ pub(crate) async fn take(shared: &Shared, reader: &mut dyn Reader) -> String {
             () = shared.pause_gate.wait(false) => continue,
             batch = reader.next_batch(budget) => batch,
         };
+        shared.metrics.lost.inc_by(reader.dropped());
         match batch {
             Ok(batch) => {
                 failures = 0;

@@ -134,7 +134,7 @@ impl Metrics {
             ("handed_back", "Deliveries handed back unstarted at a drain", &self.handed_back),
             ("taken_back", "Deliveries left to another process because the broker took them back", &self.taken_back),
             ("circuit_openings", "Times that the circuit breaker has opened", &self.circuit_openings),
-            ("lost", "Deliveries given up at a drain that the broker will not deliver again", &self.lost),
+            ("lost", "Deliveries dropped for want of room or at a drain that will not come again", &self.lost),
         ] {
             registry.register(name, help, counter.clone());
         }

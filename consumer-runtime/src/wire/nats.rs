@@ -105,7 +105,12 @@ impl Parts {
                 on_exhausted: self.jet_stream_exhausted(connection),
             };
         }
-        let options = CoreOptions { subjects: self.config.subjects.clone(), queue_group: self.config.queue_group() };
+        let options = CoreOptions {
+            subjects: self.config.subjects.clone(),
+            queue_group: self.config.queue_group(),
+            // The engine has the other half.
+            waiting_bytes: self.config.limits.in_flight_bytes / 2,
+        };
         let subscribing = || subscribe(connection, &options, &self.clock, &self.health);
         let (reader, settler) = self.until_it_works(Part::Broker, subscribing).await;
         Source {

@@ -46,8 +46,8 @@ pub(super) fn policy(config: &RuntimeConfig) -> Policy {
         lease: seconds(config.claim_seconds()),
         drain_timeout: seconds(config.drain_timeout_seconds),
         in_flight_messages: limits.in_flight_messages,
-        // The Kafka client has the other half.
-        in_flight_bytes: limits.in_flight_bytes / if config.broker.kafka.is_some() { 2 } else { 1 },
+        // What comes without being asked for waits in the other half.
+        in_flight_bytes: limits.in_flight_bytes / if config.broker.jet_stream.is_some() { 1 } else { 2 },
         payload_bytes: usize::try_from(limits.payload_bytes).unwrap_or(usize::MAX),
         record_time: seconds(limits.record_seconds),
         reconnect: pauses(config),

@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -47,6 +47,8 @@ pub struct Connection {
     pub(crate) generation: watch::Receiver<u64>,
     /// The last refusal that the server sent. A request without permission gets no answer but this.
     refusal: Arc<Mutex<Option<String>>>,
+    /// Messages that the client has dropped, as a subscription had too many.
+    overflowed: Arc<AtomicU64>,
 }
 
 impl Connection {
@@ -68,6 +70,11 @@ impl Connection {
             Ok(None) => Err("the connection was closed".to_owned()),
             Err(_) => Err("no answer in time".to_owned()),
         }
+    }
+
+    /// The messages that the client has dropped since it was last asked, as a subscription had too many.
+    pub(crate) fn overflowed(&self) -> u64 {
+        self.overflowed.swap(0, Ordering::Relaxed)
     }
 
     /// Returns when the client has ended: the task that makes its connections is gone, and none will be made again.
@@ -96,7 +103,9 @@ pub async fn connect(options: &ConnectionOptions, health: &Arc<Health>) -> Resul
     let refusal = Arc::new(Mutex::new(None));
     // The library asks for a pause before the very first try too.
     let is_first_try = AtomicBool::new(true);
-    let (reconnect, health, seen_refusal) = (options.reconnect, Arc::clone(health), Arc::clone(&refusal));
+    let overflowed = Arc::new(AtomicU64::new(0));
+    let (reconnect, health) = (options.reconnect, Arc::clone(health));
+    let (seen_refusal, overflows) = (Arc::clone(&refusal), Arc::clone(&overflowed));
     let connect_options = match &options.auth {
         Some(auth) => credentials::options(auth)?,
         None => ConnectOptions::new(),
@@ -115,6 +124,9 @@ pub async fn connect(options: &ConnectionOptions, health: &Arc<Health>) -> Resul
             reconnect.delay(attempts, u64::from(attempts))
         })
         .event_callback(move |event| {
+            if matches!(event, Event::SlowConsumer(_)) {
+                overflows.fetch_add(1, Ordering::Relaxed);
+            }
             on_event(&event, &generation_sender, &health, &seen_refusal);
             std::future::ready(())
         });
@@ -126,7 +138,7 @@ pub async fn connect(options: &ConnectionOptions, health: &Arc<Health>) -> Resul
     let closed = |_| Trouble::new(TroubleReason::Unreachable, "the connection was closed as soon as it was made");
     generation.wait_for(|generation| *generation > 0).await.map_err(closed)?;
     info!(servers = options.servers.join(","), "connected");
-    Ok(Connection { client, request_timeout: options.request_timeout, generation, refusal })
+    Ok(Connection { client, request_timeout: options.request_timeout, generation, refusal, overflowed })
 }
 
 fn on_event(event: &Event, generation: &watch::Sender<u64>, health: &Health, refusal: &Mutex<Option<String>>) {

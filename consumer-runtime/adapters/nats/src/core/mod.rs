@@ -1,11 +1,13 @@
 //! The NATS core source: at most once. What is published while nobody listens is gone, and so is what is on its way when
 //! a reader leaves.
 
+mod waiting;
+
 use std::sync::Arc;
 
 use async_nats::{Message, Subscriber};
 use async_trait::async_trait;
-use futures::{FutureExt, StreamExt, stream::SelectAll};
+use futures::{StreamExt, stream::SelectAll};
 use millrace_core::{
     delivery::{Delivery, Position, Receipt},
     health::{Health, Part, Trouble, TroubleReason},
@@ -15,10 +17,12 @@ use millrace_core::{
     window::Budget,
 };
 use millrace_events::{BrokerKind, Origin};
+use tokio::{sync::oneshot, task::JoinSet};
 
 use crate::{
     connection::Connection,
-    convert::{headers_from, payload_from},
+    convert::headers_from,
+    core::waiting::{Taken, Waiting},
 };
 
 /// What to consume.
@@ -28,16 +32,21 @@ pub struct CoreOptions {
     pub subjects: Vec<String>,
     /// The queue group that all replicas share.
     pub queue_group: String,
+    /// Most bytes that wait to be taken. What comes beyond them is dropped.
+    pub waiting_bytes: u32,
 }
 
 /// Reads subjects of NATS core.
 pub struct CoreReader {
-    messages: SelectAll<Subscriber>,
+    waiting: Arc<Waiting>,
     connection: Connection,
     clock: Arc<dyn Clock>,
     health: Arc<Health>,
     taken: u64,
-    leaving: bool,
+    /// The subscriptions are given up when it is dropped.
+    stay: Option<oneshot::Sender<()>>,
+    /// Ends with the reader.
+    _receiver: JoinSet<()>,
 }
 
 /// There is nothing to settle: the server forgets a message when it has sent it.
@@ -64,18 +73,51 @@ pub async fn subscribe(
     }
     connection.round_trip().await.map_err(failed)?;
     health.works(Part::Broker);
+    let waiting = Arc::new(Waiting::up_to(usize::try_from(options.waiting_bytes).unwrap_or(usize::MAX)));
+    let (stay, leave) = oneshot::channel();
+    let mut receiver = JoinSet::new();
+    receiver.spawn(receive(messages, Arc::clone(&waiting), leave));
     let reader = CoreReader {
-        messages,
+        waiting,
         connection: connection.clone(),
         clock: Arc::clone(clock),
         health: Arc::clone(health),
         taken: 0,
-        leaving: false,
+        stay: Some(stay),
+        _receiver: receiver,
     };
     Ok((reader, CoreSettler { connection: connection.clone() }))
 }
 
+/// Takes what comes off the subscriptions at once, so that it waits where it is bounded in bytes: the client's own queues
+/// are bounded in messages, of any size.
+async fn receive(mut messages: SelectAll<Subscriber>, waiting: Arc<Waiting>, mut leave: oneshot::Receiver<()>) {
+    let mut leaving = false;
+    loop {
+        tokio::select! {
+            message = messages.next() => match message {
+                Some(message) => waiting.add(message),
+                None => break,
+            },
+            _ = &mut leave, if !leaving => {
+                leaving = true;
+                for subscription in &mut messages {
+                    if subscription.drain().await.is_err() {
+                        // A closed connection has nothing more to give.
+                        waiting.end();
+                    }
+                }
+            }
+        }
+    }
+    waiting.end();
+}
+
 impl CoreReader {
+    fn deliveries(&mut self, messages: Vec<Message>) -> Vec<Delivery> {
+        messages.into_iter().map(|message| self.delivery(message)).collect()
+    }
+
     fn delivery(&mut self, message: Message) -> Delivery {
         self.taken += 1;
         Delivery {
@@ -91,7 +133,7 @@ impl CoreReader {
                 sequence: None,
             },
             headers: headers_from(message.headers.as_ref()),
-            payload: payload_from(message.payload),
+            payload: message.payload,
             key: None,
             published_at: None,
             received_at: self.clock.monotonic(),
@@ -102,27 +144,24 @@ impl CoreReader {
 #[async_trait]
 impl Reader for CoreReader {
     async fn next_batch(&mut self, budget: Budget) -> Result<Vec<Delivery>, ReadError> {
-        let first = loop {
+        loop {
+            // No await from the taking to the return: what is taken is returned.
+            match self.waiting.take(budget) {
+                Taken::Some(messages) => return Ok(self.deliveries(messages)),
+                // They outlive every connection but not the task that makes these.
+                Taken::Ended => return Err(ReadError::Fatal("the subscriptions ended".to_owned())),
+                Taken::Nothing => {}
+            }
             tokio::select! {
-                biased;
-                message = self.messages.next() => break message,
+                () = self.waiting.news() => {}
                 // The subscriptions are made again with the connection.
                 Ok(()) = self.connection.generation.changed() => { self.health.works(Part::Broker); }
             }
-        };
-        let Some(first) = first else {
-            // They outlive every connection but not the task that makes these.
-            return Err(ReadError::Fatal("the subscriptions ended".to_owned()));
-        };
-        let mut batch = vec![self.delivery(first)];
-        // No await from here on: what is taken off the subscriptions is returned.
-        while u32::try_from(batch.len()).unwrap_or(u32::MAX) < budget.messages {
-            let Some(Some(message)) = self.messages.next().now_or_never() else {
-                break;
-            };
-            batch.push(self.delivery(message));
         }
-        Ok(batch)
+    }
+
+    fn dropped(&mut self) -> u64 {
+        self.waiting.dropped() + self.connection.overflowed()
     }
 
     async fn failed(&mut self) -> String {
@@ -130,16 +169,19 @@ impl Reader for CoreReader {
     }
 
     async fn rest(&mut self) -> Option<Vec<Delivery>> {
-        if !self.leaving {
-            self.leaving = true;
-            for subscription in &mut self.messages {
-                // A closed connection has nothing more to give.
-                subscription.drain().await.ok()?;
+        if let Some(stay) = self.stay.take() {
+            drop(stay);
+            if self.connection.round_trip().await.is_err() {
+                self.waiting.end();
             }
-            self.connection.round_trip().await.ok()?;
         }
-        let message = self.messages.next().await?;
-        Some(vec![self.delivery(message)])
+        loop {
+            match self.waiting.take(Budget { messages: u32::MAX, bytes: u32::MAX }) {
+                Taken::Some(messages) => return Some(self.deliveries(messages)),
+                Taken::Ended => return None,
+                Taken::Nothing => self.waiting.news().await,
+            }
+        }
     }
 }
 
