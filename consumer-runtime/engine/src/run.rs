@@ -143,6 +143,7 @@ async fn drain(shared: &Shared, reader: &mut dyn Reader, mut workers: JoinSet<()
         while let Ok(Some(batch)) = tokio::time::timeout_at(deadline, reader.rest()).await {
             intake::register(shared, batch);
         }
+        shared.metrics.lost.inc_by(reader.dropped());
         if tokio::time::timeout_at(deadline, shared.idle()).await.is_ok() {
             shared.work.close();
         }

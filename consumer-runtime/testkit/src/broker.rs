@@ -34,6 +34,8 @@ pub struct MemoryBroker {
     pub read_faults: Arc<FaultPlan>,
     /// Faults of `next_batch` that nothing mends.
     pub fatal_faults: Arc<FaultPlan>,
+    /// Faults of `dropped`: a delivery had no room.
+    pub room_faults: Arc<FaultPlan>,
     /// Faults of `settle`: the settlement does not arrive.
     pub settle_faults: Arc<FaultPlan>,
     /// Faults of confirmations: the settlement arrives and the answer does not.
@@ -80,6 +82,7 @@ impl MemoryBroker {
             news: Arc::default(),
             read_faults: Arc::default(),
             fatal_faults: Arc::default(),
+            room_faults: Arc::default(),
             settle_faults: Arc::default(),
             confirm_faults: Arc::default(),
             dead_letter_faults: Arc::default(),
@@ -240,6 +243,10 @@ impl Reader for MemoryReader {
                 None => news.await,
             }
         }
+    }
+
+    fn dropped(&mut self) -> u64 {
+        self.0.room_faults.strikes().into()
     }
 
     async fn rest(&mut self) -> Option<Vec<Delivery>> {

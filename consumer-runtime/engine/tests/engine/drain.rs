@@ -3,6 +3,7 @@
 use millrace_core::{outcome::Outcome, ports::Redelivery, settle::Settlement};
 use millrace_engine::{Drained, Policy};
 use millrace_testkit::handler::Step;
+use prometheus_client::{encoding::text::encode, registry::Registry};
 use std::time::Duration;
 
 use crate::support::{Bench, clean, policy};
@@ -57,6 +58,22 @@ async fn on_a_broker_that_keeps_nothing_retries_wait_here_and_a_drain_finishes_e
 
     assert_eq!(drained, clean());
     assert_eq!(bench.handler.effects().len(), 11);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_had_no_room_on_a_broker_that_keeps_nothing_is_counted_while_it_runs_and_at_the_drain() {
+    let bench = Bench::new(Redelivery::Never);
+    bench.broker.room_faults.fail_next(2);
+    bench.publish("one");
+
+    // One batch is taken; the second is told of at the drain.
+    assert_eq!(bench.run_until_settled().await, clean());
+
+    let mut registry = Registry::default();
+    bench.metrics.register(&mut registry);
+    let mut text = String::new();
+    encode(&mut text, &registry).unwrap();
+    assert!(text.contains("millrace_lost_total 2\n"), "{text}");
 }
 
 #[tokio::test(start_paused = true)]
