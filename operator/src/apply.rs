@@ -34,14 +34,16 @@ pub const HASH_ANNOTATION: &str = "millrace.dev/applied-hash";
 const VERSION_OF_NOTHING: &str = "1";
 
 /// Applies the children in their order, and returns the Deployment as it is then. Safe to repeat, and to stop after any of
-/// them.
+/// them. The consumer is looked at before the first write, unless it `is_current` by what was just written to it.
 pub async fn apply(
     context: &Context,
     valid: &Valid,
     desired: &Desired,
     children: &Children,
+    is_current: bool,
 ) -> Result<Deployment, Error> {
-    let (caches, writer) = (&context.caches, Writer::new(context, valid));
+    let is_current = OnceCell::new_with(is_current.then_some(()));
+    let (caches, writer) = (&context.caches, Writer { context, valid, is_current });
     let (existing, cache) = (children.service_account.as_ref(), &caches.service_accounts);
     writer.child("ServiceAccount", &desired.service_account, existing, cache).await?;
     let (existing, cache) = (children.config_map.as_ref(), &caches.config_maps);

@@ -205,12 +205,14 @@ async fn reconcile(context: &Context, key: &Key, object: &EventConsumer) -> Resu
     }
 }
 
-/// validate → fetch → build → apply → status. Of a consumer that sleeps only the broker is looked at, most of the time.
+/// validate → begin → fetch → build → apply → status. Of a consumer that sleeps only the broker is looked at, most of the time.
 async fn carry_out(context: &Context, key: &Key, object: &EventConsumer) -> Result<Option<Duration>, Error> {
     if context.wake.is_still_asleep(object).await {
         return Ok(Some(ASLEEP_INTERVAL));
     }
     let mut valid: Valid = validate(object)?;
+    let begun = begin(context, object).await?;
+    let object = begun.as_ref().unwrap_or(object);
     keep_finalizer(context, object).await?;
     let children = fetch::children(context, &valid)?;
     let pods = fetch::pods(context, key)?;
@@ -220,7 +222,7 @@ async fn carry_out(context: &Context, key: &Key, object: &EventConsumer) -> Resu
         valid.replicas = decision.replicas;
     }
     let desired = build(&valid, &context.settings)?;
-    let deployment = apply(context, &valid, &desired, &children).await?;
+    let deployment = apply(context, &valid, &desired, &children, begun.is_some()).await?;
     let scaled = scaled.map(|decision| Told { reason: decision.reason, asked });
     let seen = Seen::Applied { deployment: &deployment, pods: &pods.pods, scaled };
     let status = write_status(context, object, &seen).await?;
@@ -232,6 +234,22 @@ async fn carry_out(context: &Context, key: &Key, object: &EventConsumer) -> Resu
     }
     // Its pods may be none, or know less than the broker.
     Ok(asked.map(|_| poll::UNSETTLED_INTERVAL))
+}
+
+/// Says of a consumer of which nothing has been said yet that it is on its way, and returns it as it is then. The API server
+/// takes that only for the very object that was seen, so that nobody has to look whether it is still so.
+async fn begin(context: &Context, object: &EventConsumer) -> Result<Option<EventConsumer>, Error> {
+    if object.status.is_some() {
+        return Ok(None);
+    }
+    let mut begun = object.clone();
+    let new = begun.status.insert(status(object, &Seen::New, Timestamp::now()));
+    match put_status(context, object, new, object.resource_version()).await {
+        Ok(version) => begun.metadata.resource_version = version,
+        Err(error) if error.is_not_as_expected() => return Err(Error::Outdated),
+        Err(error) => return Err(error),
+    }
+    Ok(Some(begun))
 }
 
 /// What waits at the broker, where the consumer may have no pods, which then cannot report it.
@@ -308,21 +326,36 @@ async fn write_status(
     if object.status.as_ref() == Some(&new) {
         return Ok(new);
     }
+    drop(put_status(context, object, &new, None).await?);
+    tell_transitions(context, object, &new).await;
+    Ok(new)
+}
+
+/// Writes the status, of the object in this version alone where one is given, and returns the version that it has then.
+async fn put_status(
+    context: &Context,
+    object: &EventConsumer,
+    new: &EventConsumerStatus,
+    version: Option<String>,
+) -> Result<Option<String>, Error> {
     let api: Api<DeserializeGuard<EventConsumer>> =
         Api::namespaced(context.client.clone(), &object.namespace().unwrap_or_default());
     // Never that of an object of the same name that came after this one.
-    let metadata = json!({"uid": object.uid()});
+    let metadata = match version {
+        Some(version) => json!({"uid": object.uid(), "resourceVersion": version}),
+        None => json!({"uid": object.uid()}),
+    };
     let patch = json!({
-        "apiVersion": EventConsumer::api_version(&()), "kind": EventConsumer::kind(&()), "metadata": metadata, "status": &new,
+        "apiVersion": EventConsumer::api_version(&()), "kind": EventConsumer::kind(&()), "metadata": metadata, "status": new,
     });
     let name = object.name_any();
     let written = answered("write the status", api.patch_status(&name, &applying(), &Patch::Apply(&patch))).await?;
+    let version = written.resource_version();
     let (key, known) = Consumer::of(written)?;
     for (key, lane) in context.caches.consumers.answered(&key, known) {
         context.queue.push(&key, lane);
     }
-    tell_transitions(context, object, &new).await;
-    Ok(new)
+    Ok(version)
 }
 
 /// Says of a consumer that cannot be read that it cannot. Its pods, if it has any, stay as they are.

@@ -103,6 +103,16 @@ impl Error {
         }
     }
 
+    /// Whether what was to be written is gone, or is no longer as it was seen.
+    pub fn is_not_as_expected(&self) -> bool {
+        match self {
+            Self::Api { source, .. } => {
+                matches!(source.as_ref(), kube::Error::Api(status) if matches!(status.code, 404 | 409))
+            }
+            _ => false,
+        }
+    }
+
     /// Whether a watch cannot go on from where it was: the API server has forgotten that place, or tells of something that
     /// cannot be read.
     pub fn is_gone(&self) -> bool {

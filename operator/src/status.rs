@@ -24,7 +24,7 @@ use crate::{
 /// What was seen of an `EventConsumer`.
 #[derive(Debug)]
 pub enum Seen<'a> {
-    /// Its spec is new: nothing has been done yet.
+    /// Nothing has been done for it yet.
     New,
     /// Its children are as they are to be; this is what became of them.
     Applied {
@@ -49,6 +49,9 @@ struct Summary {
     reason: String,
     message: String,
 }
+
+/// What a consumer waits for at first.
+const BEING_MADE: &str = "the Deployment is being made";
 
 /// The status that `object` is to have.
 pub fn status(object: &EventConsumer, seen: &Seen<'_>, now: Timestamp) -> EventConsumerStatus {
@@ -142,7 +145,7 @@ fn summarise(object: &EventConsumer, seen: &Seen<'_>) -> Summary {
         message: message.to_owned(),
     };
     match seen {
-        Seen::New => summary("Unknown", true, false, "Progressing", "the children are being made"),
+        Seen::New => summary("Unknown", true, false, "Progressing", BEING_MADE),
         Seen::Failed(error @ (Error::Invalid(_) | Error::NotOurs { .. })) => {
             summary("False", false, true, error.reason(), &error.to_string())
         }
@@ -157,6 +160,10 @@ fn summarise(object: &EventConsumer, seen: &Seen<'_>) -> Summary {
             }
             if let Some(message) = replica_failure(deployment) {
                 return summary("False", true, false, "ReplicaFailure", &message);
+            }
+            // Until its controller has looked at it there is nothing to say that was not said at first.
+            if deployment.status.as_ref().and_then(|status| status.observed_generation).is_none() {
+                return summary("Unknown", true, false, "Progressing", BEING_MADE);
             }
             let replicas = deployment.spec.replicas.unwrap_or(1);
             if is_rolled_out(deployment, replicas) {

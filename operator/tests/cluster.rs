@@ -28,8 +28,7 @@ async fn what_the_pods_report_is_added_up_in_the_status_and_turns_are_events() {
     let cluster = Cluster::start().await;
     let operator = cluster.operator();
     cluster.apply("log", json!({})).await;
-    let fresh =
-        cluster.status_when("it is on its way", |status| condition(status, "Ready", "False", "Progressing")).await;
+    let fresh = cluster.made().await;
     assert!(condition(&fresh, "Reconciling", "True", "Progressing") && fresh["lag"].is_null());
     operator.stop().await;
 
@@ -71,7 +70,7 @@ async fn a_child_that_is_changed_is_repaired_and_one_that_is_right_is_not_writte
     let cluster = Cluster::start().await;
     let operator = cluster.operator();
     cluster.apply("log", json!({})).await;
-    cluster.status_when("it is on its way", |status| condition(status, "Ready", "False", "Progressing")).await;
+    cluster.made().await;
     let deployments: Api<Deployment> = Api::namespaced(cluster.client(), "shop");
     let scaled = json!({"spec": {"replicas": 5}});
     deployments.patch("order-log", &PatchParams::default(), &Patch::Merge(scaled)).await.unwrap();
@@ -153,7 +152,7 @@ async fn an_object_whose_durable_is_to_go_stays_until_a_job_has_deleted_it_or_it
         cluster.apply("log", json!({"broker": broker})).await;
         let held = || async { (!cluster.object("order-log").await.finalizers().is_empty()).then_some(()) };
         wait_for("it has its finalizer", PATIENCE, held).await;
-        cluster.status_when("it is on its way", |status| condition(status, "Ready", "False", "Progressing")).await
+        cluster.made().await
     };
     let gone = || async { cluster.try_object("order-log").await.is_none().then_some(()) };
     let jobs: Api<Job> = Api::namespaced(cluster.client(), "shop");

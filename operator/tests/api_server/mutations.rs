@@ -101,7 +101,7 @@ async fn whatever_was_changed_of_an_object_taking_it_back_leads_to_where_it_was(
     for (name, spec) in &examples {
         let made: EventConsumer = serde_json::from_value(object(name, spec)).unwrap();
         objects.create(&PostParams::default(), &made).await.unwrap();
-        settled(&objects, name).await;
+        settled(&cluster, name).await;
         before.insert(name, state(&cluster, name).await);
     }
     let mut generator = Generator::new(2);
@@ -115,9 +115,9 @@ async fn whatever_was_changed_of_an_object_taking_it_back_leads_to_where_it_was(
             Err(error) => panic!("{error}: {changed}"),
             Ok(()) => {
                 taken += 1;
-                settled(&objects, name).await;
+                settled(&cluster, name).await;
                 write(&objects, name, spec).await.unwrap();
-                settled(&objects, name).await;
+                settled(&cluster, name).await;
                 let wanted = &before[name];
                 let what = format!("step {step} of {name} is taken back: {changed}");
                 let back = || async { (state(&cluster, name).await == *wanted).then_some(()) };
@@ -148,12 +148,13 @@ async fn write(objects: &Api<EventConsumer>, name: &str, spec: &Value) -> Result
 }
 
 /// Waits until the operator has done with an object what it can.
-async fn settled(objects: &Api<EventConsumer>, name: &str) {
+async fn settled(cluster: &Cluster, name: &str) {
+    let deployments: Api<Deployment> = Api::namespaced(cluster.client(), "shop");
     wait_for(&format!("{name} is reconciled"), Duration::from_secs(60), || async {
-        let object = objects.get(name).await.unwrap();
-        let status = object.status.as_ref()?;
-        let ready = status.conditions.iter().find(|condition| condition.type_ == "Ready")?;
-        (status.observed_generation == object.metadata.generation && ready.status != "Unknown").then_some(())
+        // The first word about it comes before its children.
+        deployments.get_metadata_opt(name).await.unwrap()?;
+        let object = cluster.object(name).await;
+        (object.status?.observed_generation == object.metadata.generation).then_some(())
     })
     .await;
 }

@@ -84,7 +84,7 @@ async fn with_roles_in_its_namespaces_only_it_works_there_and_nowhere_else() {
         let deployments: Api<Deployment> = Api::namespaced(cluster.client(), namespace);
         wait_for(namespace, PATIENCE, || async { deployments.get_opt("order-log").await.unwrap() }).await;
     }
-    cluster.status_when("it is told", |status| condition(status, "Ready", "False", "Progressing")).await;
+    cluster.made().await;
 
     let audit = cluster.server.audit();
     let outside: Vec<_> = audit
@@ -122,7 +122,7 @@ async fn live(cluster: &Cluster) {
     cluster.apply("embedded-store", json!({})).await;
     let volumes: Api<PersistentVolumeClaim> = Api::namespaced(cluster.client(), "shop");
     wait_for("the volume", PATIENCE, || async { volumes.get_opt("order-ledger-claims").await.unwrap() }).await;
-    cluster.status_when("it is on its way", |status| condition(status, "Ready", "False", "Progressing")).await;
+    cluster.made().await;
     let pod = FakePod::start(cluster.client(), "shop", "order-log", report(7, 2, 3)).await;
     cluster.status_when("it is told", |status| condition(status, "DeadLetterBacklog", "True", "LettersWaiting")).await;
     // The same turn a second time is the same Event once more.

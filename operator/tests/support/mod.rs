@@ -113,6 +113,13 @@ impl Cluster {
         self.try_object(name).await.unwrap()
     }
 
+    /// The status of `order-log`, when its children are made: it is the same as before that, as nothing here starts pods.
+    pub(crate) async fn made(&self) -> Value {
+        let deployments = self.namespaced::<Deployment>();
+        wait_for("the Deployment", PATIENCE, || async { deployments.get_opt("order-log").await.unwrap() }).await;
+        self.status_when("it is on its way", |status| condition(status, "Ready", "Unknown", "Progressing")).await
+    }
+
     /// The status of `order-log`, when it is as `wanted`.
     pub(crate) async fn status_when(&self, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
         let wanted = &wanted;

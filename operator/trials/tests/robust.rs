@@ -75,7 +75,7 @@ async fn an_object_that_cannot_be_read_is_told_so_and_harms_no_other() {
     let large = json!({"metadata": {"annotations": {"large": "x".repeat(250_000)}}});
     api.patch("order-log", &PatchParams::default(), &Patch::Merge(large)).await.unwrap();
     shop.set_workers(9).await;
-    when_ready_is(&shop, "order-log", Duration::from_secs(5), "False Progressing").await;
+    when_ready_is(&shop, "order-log", Duration::from_secs(5), "Unknown Progressing").await;
     let before = api.get("poison").await.unwrap().resource_version();
     drop(operator.kill().await);
     let operator = Running::start(&server, &shop, Faults::default());
@@ -87,7 +87,7 @@ async fn an_object_that_cannot_be_read_is_told_so_and_harms_no_other() {
     let workers = Patch::Merge(json!({"spec": {"workers": null}}));
     api.patch("poison", &PatchParams::default(), &workers).await.unwrap();
     api.patch("poison", &PatchParams::default(), &mended).await.unwrap();
-    when_ready_is(&shop, "poison", NAMED, "False Progressing").await;
+    when_ready_is(&shop, "poison", NAMED, "Unknown Progressing").await;
     drop(operator.kill().await);
 }
 
@@ -105,7 +105,7 @@ async fn where_nothing_may_be_made_that_is_said_and_pods_are_fit_for_a_restricte
     let why = when_ready_is(&shop, "order-log", NAMED, "False QuotaExceeded").await;
     assert!(why.contains("count/deployments.apps"), "{why}");
     quotas.delete("none", &DeleteParams::default()).await.unwrap();
-    when_ready_is(&shop, "order-log", MENDED, "False Progressing").await;
+    when_ready_is(&shop, "order-log", MENDED, "Unknown Progressing").await;
     drop(operator.kill().await);
 
     let restricted = json!({"metadata": {"labels": {"pod-security.kubernetes.io/enforce": "restricted"}}});

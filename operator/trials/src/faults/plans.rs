@@ -215,7 +215,7 @@ impl Trial {
 }
 
 /// Kinds that an operator lists.
-const LISTS: usize = 10;
+pub const LISTS: usize = 10;
 
 /// Waits until `is_right` and nothing has been written for a while.
 async fn settle<F: Future<Output = bool>>(

@@ -83,7 +83,7 @@ async fn named_and_mended(server: &ApiServer, shop: &Shop, (resource, verb): Rig
     let tells = |why: &str| why.contains(resource) && why.contains(verb);
     let named = within(NAMED, shop, "False Forbidden", tells).await;
     server.grant("operator", None, &operator::rbac::rules()).await;
-    let mended = within(MENDED, shop, "False Progressing", |_| true).await;
+    let mended = within(MENDED, shop, "Unknown Progressing", |_| true).await;
     named.and(mended)
 }
 

@@ -132,7 +132,9 @@ impl Shop {
         }
         let Some(object) = self.consumers().get_opt(NAME).await.unwrap() else { return true };
         let observed = object.status.as_ref().and_then(|status| status.observed_generation);
-        object.metadata.deletion_timestamp.is_none() && observed == object.metadata.generation
+        // The first word about it comes before its children, of which the Deployment is the last.
+        let is_made = self.api::<Deployment>().get_metadata_opt(NAME).await.unwrap().is_some();
+        is_made && object.metadata.deletion_timestamp.is_none() && observed == object.metadata.generation
     }
 
     /// Does what the cluster would: lets the Jobs that delete the durable and put letters back succeed.
