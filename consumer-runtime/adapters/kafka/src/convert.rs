@@ -32,12 +32,12 @@ pub(crate) struct Record {
 /// them it is not an event.
 impl From<BorrowedRecord<'_>> for Record {
     fn from(record: BorrowedRecord<'_>) -> Self {
-        let (payload, key) = (record.payload().unwrap_or_default(), record.key());
-        let in_headers = |(name, value): (&str, &[u8])| (name.len(), value.len());
-        let (names, values) = record.headers().map(in_headers).fold((0, 0), |all, one| (all.0 + one.0, all.1 + one.1));
+        let (payload, key, in_record) = (record.payload().unwrap_or_default(), record.key(), record.headers());
+        let lengths = in_record.clone().map(|(name, value)| (name.len(), value.len()));
+        let (names, values) = lengths.fold((0, 0), |all, one| (all.0 + one.0, all.1 + one.1));
         // One copy of all values, of which each has its part.
         let mut copy = Vec::with_capacity(payload.len() + key.map_or(0, <[u8]>::len) + values);
-        for part in [payload, key.unwrap_or_default()].into_iter().chain(record.headers().map(|(_, value)| value)) {
+        for part in [payload, key.unwrap_or_default()].into_iter().chain(in_record.clone().map(|(_, value)| value)) {
             copy.extend_from_slice(part);
         }
         let size = copy.len() + names;
@@ -45,7 +45,7 @@ impl From<BorrowedRecord<'_>> for Record {
         let payload = copy.split_to(payload.len());
         let key = key.map(|key| copy.split_to(key.len()));
         let mut headers = Headers::new();
-        for (name, value) in record.headers() {
+        for (name, value) in in_record {
             headers.push(name, copy.split_to(value.len()));
         }
         Self {

@@ -1,6 +1,6 @@
 //! Reading Kafka: from the queue of each lane, in turn, as much as there is room for.
 
-use std::{ops::ControlFlow, sync::Arc};
+use std::{mem, ops::ControlFlow, sync::Arc};
 
 use async_trait::async_trait;
 use millrace_core::{
@@ -30,6 +30,8 @@ pub struct KafkaReader {
     taken: u64,
     /// The lane that comes first the next time.
     turn: usize,
+    /// None: kept for the room that it has.
+    no_records: Vec<Record>,
 }
 
 /// A batch that is being taken.
@@ -41,7 +43,6 @@ struct Batch {
 }
 
 /// What was taken from the queue of a lane.
-#[derive(Default)]
 struct Taken {
     records: Vec<Record>,
     /// Whether the end of the lane came behind them.
@@ -50,7 +51,7 @@ struct Taken {
 
 impl KafkaReader {
     pub(crate) fn new(shared: Arc<Shared>, worker: Worker, clock: Arc<dyn Clock>) -> Self {
-        Self { shared, worker, clock, taken: 0, turn: 0 }
+        Self { shared, worker, clock, taken: 0, turn: 0, no_records: Vec::new() }
     }
 
     /// What is there now, within the budget.
@@ -69,23 +70,26 @@ impl KafkaReader {
     /// What is there now in one lane, within what is left of the budget. What an earlier reader has settled is passed over.
     fn take_from(&mut self, source: &Source, batch: &mut Batch) -> Result<(), ReadError> {
         while !source.lane.is_full() && batch.has_room_for(0, 0) {
-            let Some(Taken { records, ended }) = self.take_records(source, batch)? else { return Ok(()) };
+            let Some(Taken { mut records, ended }) = self.take_records(source, batch)? else { return Ok(()) };
             let epochs = self.arrive(&source.lane, &records, ended);
-            for (record, epoch) in records.into_iter().zip(epochs) {
+            batch.deliveries.reserve(records.len());
+            for (record, epoch) in records.drain(..).zip(epochs) {
                 let Some(epoch) = epoch else { continue };
                 self.taken = self.taken.wrapping_add(1);
                 let delivery = record.delivery(&source.lane, epoch, Position(self.taken), batch.now);
                 batch.bytes = batch.bytes.saturating_add(delivery.size());
                 batch.deliveries.push(delivery);
             }
+            self.no_records = records;
         }
         Ok(())
     }
 
     /// Some of what is in the queue of a lane; nothing where it is empty. The lane is not locked: what was taken from it before
     /// is being settled meanwhile.
-    fn take_records(&self, source: &Source, batch: &Batch) -> Result<Option<Taken>, ReadError> {
-        let (mut taken, mut bytes, mut fatal) = (Taken::default(), 0_usize, None);
+    fn take_records(&mut self, source: &Source, batch: &Batch) -> Result<Option<Taken>, ReadError> {
+        let mut taken = Taken { records: mem::take(&mut self.no_records), ended: false };
+        let (mut bytes, mut fatal) = (0_usize, None);
         let found = source.queue.take(|record| {
             match record {
                 Ok(record) => {
@@ -104,10 +108,14 @@ impl KafkaReader {
                 ControlFlow::Break(())
             }
         });
-        match fatal {
-            Some(fatal) => Err(fatal),
-            None => Ok(found.then_some(taken)),
+        if let Some(fatal) = fatal {
+            return Err(fatal);
         }
+        if !found {
+            self.no_records = taken.records;
+            return Ok(None);
+        }
+        Ok(Some(taken))
     }
 
     /// Notes records that have come, and whether the end of the lane came behind them. Gives the epoch of each that is a

@@ -144,8 +144,9 @@ impl BorrowedRecord<'_> {
         (kind != rd_kafka_timestamp_type_t::RD_KAFKA_TIMESTAMP_NOT_AVAILABLE && millis != -1).then_some(millis)
     }
 
-    /// Its headers in order, but for those whose name is no text. One without a value has an empty one.
-    pub fn headers(&self) -> impl Iterator<Item = (&str, &[u8])> {
+    /// Its headers in order, but for those whose name is no text. One without a value has an empty one. The library reads
+    /// them at each call where there are none: ask once, and clone.
+    pub fn headers(&self) -> impl Iterator<Item = (&str, &[u8])> + Clone {
         let mut headers = ptr::null_mut();
         // SAFETY: the message is alive. Where it has headers, they are its own and live as long.
         let found = unsafe { rd_kafka_message_headers(self.0, &raw mut headers) };
