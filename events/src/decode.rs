@@ -125,9 +125,7 @@ impl Event {
 fn probe(payload: &Bytes) -> Result<Option<Probe<'_>>, DecodeError> {
     let is_object = payload.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'{');
     if is_object {
-        let probe = serde_json::from_slice(payload).map_err(DecodeError::Json)?;
-        json::check_depth(payload).map_err(DecodeError::Json)?;
-        return Ok(Some(probe));
+        return json::read(payload).map(Some).map_err(DecodeError::Json);
     }
     json::check(payload).map_err(DecodeError::Json)?;
     Ok(None)

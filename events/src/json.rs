@@ -2,7 +2,10 @@
 
 use std::fmt;
 
-use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
+use serde::{
+    Deserialize,
+    de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, Visitor},
+};
 use serde_json::value::RawValue;
 
 /// Deepest nesting. What goes through a document value by value, here or at a receiver, needs some stack for each level.
@@ -10,12 +13,20 @@ const DEPTH_MAX: usize = 128;
 
 /// Checks that `bytes` are one JSON document, with nothing behind it, of a depth that is safe.
 pub(crate) fn check(bytes: &[u8]) -> Result<(), serde_json::Error> {
-    serde_json::from_slice::<IgnoredAny>(bytes)?;
-    check_depth(bytes)
+    read::<IgnoredAny>(bytes).map(drop)
+}
+
+/// Reads bytes that are one JSON document, with nothing behind it, of a depth that is safe. JSON is UTF-8, also where it is
+/// not looked into (RFC 8259, section 8.1): to know that of the whole at once costs far less than to ask it of each text.
+pub(crate) fn read<'de, T: Deserialize<'de>>(bytes: &'de [u8]) -> Result<T, serde_json::Error> {
+    let no_text = |error| serde_json::Error::custom(format_args!("JSON must be UTF-8: {error}"));
+    let document = serde_json::from_str(std::str::from_utf8(bytes).map_err(no_text)?)?;
+    check_depth(bytes)?;
+    Ok(document)
 }
 
 /// Checks that a JSON document has a depth that is safe.
-pub(crate) fn check_depth(bytes: &[u8]) -> Result<(), serde_json::Error> {
+fn check_depth(bytes: &[u8]) -> Result<(), serde_json::Error> {
     // Most documents have fewer brackets in all, and counting them needs no look at what they stand in.
     // Few enough bytes at once that a byte can hold the count: that is what the compiler can do many of in one go.
     let few = |bytes: &[u8]| bytes.iter().fold(0_u8, |sum, byte| sum.wrapping_add(u8::from(*byte | 0x20 == b'{')));

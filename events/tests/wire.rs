@@ -162,6 +162,10 @@ fn bad_messages_get_their_reason() {
         assert_eq!(reason(payload.as_bytes()), expected, "{payload:.80}");
     }
     assert_eq!(reason(b"{\"event_id\":\"\xff\"}"), Reason::Undecodable);
+    // Nor is it JSON where nobody looks into the text.
+    let note = b"{\"event_id\":\"1\",\"event_type\":\"Any\",\"note\":\"\xff\"}";
+    let refused = Event::decode(&Headers::new(), &Bytes::from_static(note), &origin()).unwrap_err();
+    assert!(refused.to_string().contains("must be UTF-8"), "{refused}");
 }
 
 fn with_headers(headers: &[(&str, &'static str)], payload: &'static str) -> Result<Event, Reason> {
