@@ -182,20 +182,34 @@ fn forget(context: &Context, key: &Key) {
 
 /// A consumer that cannot be read must not stop the others, and is told so.
 async fn look_at(context: &Context, key: &Key, known: &Consumer) -> Result<Option<Duration>, Error> {
-    match known.look()? {
-        Looked::Readable(object) if object.metadata.deletion_timestamp.is_some() => finalize(context, &object).await,
-        Looked::Readable(object) => reconcile(context, key, &object).await,
-        Looked::Unreadable { why } => tell_unreadable(context, key, &why).await.map(|()| None),
-    }
+    let object = match known.look()? {
+        Looked::Readable(object) => object,
+        Looked::Unreadable { why } => return tell_unreadable(context, key, &why).await.map(|()| None),
+    };
+    let done = if object.metadata.deletion_timestamp.is_some() {
+        Box::pin(finalize(context, &object)).await
+    } else {
+        Box::pin(carry_out(context, key, &object)).await
+    };
+    tell_failure(context, &object, done).await
 }
 
-async fn reconcile(context: &Context, key: &Key, object: &EventConsumer) -> Result<Option<Duration>, Error> {
-    match Box::pin(carry_out(context, key, object)).await {
+/// Says of a consumer why it could not be reconciled, and whether trying again can help.
+async fn tell_failure(
+    context: &Context,
+    object: &EventConsumer,
+    done: Result<Option<Duration>, Error>,
+) -> Result<Option<Duration>, Error> {
+    match done {
         Ok(after) => Ok(after),
         // Where the API server is silent there is nobody to write to, and of one that is gone nothing to write.
         Err(error) if error.is_silence() || matches!(error, Error::Outdated) => Err(error),
         Err(error) => {
             write_status(context, object, &Seen::Failed(&error)).await?;
+            // How long a deletion may take is looked at again soon, whatever is in its way.
+            if object.metadata.deletion_timestamp.is_some() {
+                return Err(error);
+            }
             match error {
                 Error::NotOurs { .. } => Ok(Some(NAME_TAKEN_INTERVAL)),
                 error if error.is_transient() => Err(error),

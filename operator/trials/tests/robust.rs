@@ -44,6 +44,12 @@ async fn a_right_that_is_missing_is_named_and_what_waits_for_it_goes_on_when_it_
 }
 
 #[tokio::test]
+async fn a_right_that_a_deletion_needs_is_named_and_the_consumer_goes_when_it_is_back() {
+    let tally = rights::run_deletions(&[("jobs", "create")]).await;
+    assert!(tally.failures.is_empty() && tally.plans == 1, "{tally:?}");
+}
+
+#[tokio::test]
 async fn an_object_that_cannot_be_read_is_told_so_and_harms_no_other() {
     let (server, shop) = shop().await;
     let definitions: Api<CustomResourceDefinition> = Api::all(shop.client.clone());

@@ -13,6 +13,7 @@ async fn main() -> ExitCode {
     let mut tally = plans::run(&Workload::ALL, &rules).await;
     tally.add(outage::run(KILLS, true, &rules).await);
     tally.add(rights::run(&rights::AT_WORK, &rights::AT_START).await);
+    tally.add(rights::run_deletions(&rights::AT_DELETION).await);
     println!("{tally}");
     if tally.failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

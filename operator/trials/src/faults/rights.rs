@@ -17,7 +17,7 @@ use super::{
 pub type Right = (&'static str, &'static str);
 
 /// Those that are used when something changes.
-pub const AT_WORK: [Right; 12] = [
+pub const AT_WORK: [Right; 13] = [
     ("serviceaccounts", "create"),
     ("serviceaccounts", "patch"),
     ("configmaps", "create"),
@@ -29,8 +29,12 @@ pub const AT_WORK: [Right; 12] = [
     ("networkpolicies", "create"),
     ("networkpolicies", "patch"),
     ("networkpolicies", "delete"),
+    ("eventconsumers", "get"),
     ("eventconsumers", "patch"),
 ];
+
+/// Those that are used when a consumer is deleted together with its durable.
+pub const AT_DELETION: [Right; 4] = [("pods", "list"), ("jobs", "get"), ("jobs", "create"), ("jobs", "patch")];
 
 /// Those without which an operator that starts does not see everything.
 pub const AT_START: [Right; 14] = [
@@ -78,10 +82,48 @@ pub async fn run(at_work: &[Right], at_start: &[Right]) -> Tally {
     tally
 }
 
+/// Takes each of these rights away from an operator, and has it delete a consumer.
+pub async fn run_deletions(rights: &[Right]) -> Tally {
+    let server = ApiServer::start().await;
+    let mut tally = Tally::default();
+    for (number, &right) in rights.iter().enumerate() {
+        server.grant("operator", None, &operator::rbac::rules()).await;
+        let shop = Shop { client: server.client(), namespace: format!("shop-{number}") };
+        server.make_namespace(&shop.namespace).await;
+        let operator = Running::start(&server, &shop, Faults::default());
+        shop.carry_out(Workload::Create).await;
+        wait_for("everything is there", MENDED, || async { shop.is_done().await.then_some(()) }).await;
+        server.grant("operator", None, &without(right)).await;
+        shop.carry_out(Workload::Delete).await;
+        let named = within(NAMED, &shop, "False Forbidden", names(right)).await;
+        server.grant("operator", None, &operator::rbac::rules()).await;
+        tally.count(&format!("{right:?} taken away at a deletion"), named.and(gone(&shop).await));
+        drop(operator.kill().await);
+    }
+    tally
+}
+
+/// Waits until the consumer is gone.
+async fn gone(shop: &Shop) -> Result<(), String> {
+    let start = Instant::now();
+    while shop.is_there().await {
+        shop.complete_job().await;
+        if start.elapsed() > MENDED {
+            return Err(format!("not gone after {MENDED:?}"));
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    Ok(())
+}
+
+/// Whether a message names this right.
+fn names((resource, verb): Right) -> impl Fn(&str) -> bool {
+    move |why| why.contains(resource) && why.contains(verb)
+}
+
 /// Waits until a condition names the right that is missing, gives it back, and waits until all is well.
-async fn named_and_mended(server: &ApiServer, shop: &Shop, (resource, verb): Right) -> Result<(), String> {
-    let tells = |why: &str| why.contains(resource) && why.contains(verb);
-    let named = within(NAMED, shop, "False Forbidden", tells).await;
+async fn named_and_mended(server: &ApiServer, shop: &Shop, right: Right) -> Result<(), String> {
+    let named = within(NAMED, shop, "False Forbidden", names(right)).await;
     server.grant("operator", None, &operator::rbac::rules()).await;
     let mended = within(MENDED, shop, "Unknown Progressing", |_| true).await;
     named.and(mended)

@@ -90,10 +90,11 @@ impl Shop {
     /// Does what an operator needs a right for.
     pub async fn need(&self, right: Right) {
         match right {
-            ("eventconsumers", _) => self.keep_durable().await,
+            ("eventconsumers", "patch") => self.keep_durable().await,
             ("networkpolicies", "delete") => self.set_network_policy(false).await,
             ("serviceaccounts", _) => self.lose::<ServiceAccount>().await,
-            ("configmaps", _) => self.lose::<ConfigMap>().await,
+            // The consumer is looked at before a child of it is written.
+            ("eventconsumers", "get") | ("configmaps", _) => self.lose::<ConfigMap>().await,
             ("poddisruptionbudgets", _) => self.lose::<PodDisruptionBudget>().await,
             ("networkpolicies", _) => self.lose::<NetworkPolicy>().await,
             ("deployments", _) => self.lose::<Deployment>().await,
@@ -135,6 +136,11 @@ impl Shop {
         // The first word about it comes before its children, of which the Deployment is the last.
         let is_made = self.api::<Deployment>().get_metadata_opt(NAME).await.unwrap().is_some();
         is_made && object.metadata.deletion_timestamp.is_none() && observed == object.metadata.generation
+    }
+
+    /// Whether the consumer is there.
+    pub async fn is_there(&self) -> bool {
+        self.consumers().get_metadata_opt(NAME).await.unwrap().is_some()
     }
 
     /// Does what the cluster would: lets the Jobs that delete the durable and put letters back succeed.
