@@ -158,11 +158,13 @@ fn check(cases: &[Case], letters: &[Letter], first_place: usize) {
     }
 }
 
+/// One worker, so that of two events with the same id the one that came first is the one that is handled.
 fn config(broker: &str, subject: &str, dead_letters: &str, more: &str) -> String {
     format!(
         "consumer: {{namespace: shop, name: bad}}
 broker: {broker}
 subjects: ['{subject}']
+workers: 1
 handler: {{analytics: {{}}}}
 delivery: {{deadLetter: {{subject: {dead_letters}}}}}
 limits: {{payloadBytes: {PAYLOAD_BYTES}}}

@@ -399,7 +399,7 @@ async fn in_order_one_replica_gets_everything_and_another_goes_on_behind_what_is
     let mut first = replica_with(&server, &in_order()).await;
     let mut second = replica_with(&server, &in_order()).await;
 
-    let taken = take_numbers(&mut first, Duration::from_secs(10), |taken| taken.len() == 50).await;
+    let taken = take_numbers(&mut first, Duration::from_secs(10), |taken| taken.len() >= 50).await;
     assert_eq!(numbers(&taken), (0..50).collect::<Vec<_>>());
     let standing_by = take_numbers(&mut second, Duration::from_secs(1), |taken| !taken.is_empty()).await;
     assert_eq!(numbers(&standing_by), [0; 0], "the second one stands by");
@@ -427,14 +427,17 @@ async fn in_order_a_replica_that_leaves_passes_the_pin_on_at_once() {
     publish_numbers(&context, 0..5).await;
     let mut first = replica_with(&server, &in_order()).await;
     let mut second = replica_with(&server, &in_order()).await;
-    let taken = take_numbers(&mut first, Duration::from_secs(10), |taken| taken.len() == 5).await;
+    let taken = take_numbers(&mut first, Duration::from_secs(10), |taken| taken.len() >= 5).await;
     while first.reader.rest().await.is_some() {}
     let left = tokio::time::Instant::now();
 
-    let rest = take_numbers(&mut second, Duration::from_secs(10), |taken| taken.len() == 5).await;
+    let rest = take_numbers(&mut second, Duration::from_secs(10), |taken| taken.len() >= 5).await;
 
     assert!(left.elapsed() < Duration::from_secs(1), "took {:?}", left.elapsed());
-    assert_eq!(numbers(&rest), numbers(&taken));
+    // On a machine that has more to do, what is not settled may have come again.
+    for taken in [numbers(&taken), numbers(&rest)] {
+        assert!(taken.starts_with(&[0, 1, 2, 3, 4]), "{taken:?}");
+    }
 }
 
 #[tokio::test]
@@ -444,7 +447,7 @@ async fn in_order_a_replica_whose_window_is_full_keeps_its_pin_by_saying_that_wo
     publish_numbers(&context, 0..5).await;
     let mut first = replica_with(&server, &in_order()).await;
     let mut second = replica_with(&server, &in_order()).await;
-    let taken = take_numbers(&mut first, Duration::from_secs(10), |taken| taken.len() == 5).await;
+    let taken = take_numbers(&mut first, Duration::from_secs(10), |taken| taken.len() >= 5).await;
 
     // Three times the ack wait, in which the first one pulls nothing.
     let working = async {
