@@ -31,6 +31,7 @@ pub mod scaling;
 pub mod serve;
 pub mod status;
 pub mod telemetry;
+pub mod tell;
 pub mod transitions;
 pub mod validate;
 pub mod wake;
