@@ -82,6 +82,11 @@ impl Window {
         self.mean_attempt = Some(mean.saturating_mul(15).saturating_add(attempt) / 16);
     }
 
+    /// How long an attempt takes, as far as is known; nothing before the first.
+    pub fn mean_attempt(&self) -> Duration {
+        Duration::from_nanos(self.mean_attempt.unwrap_or_default())
+    }
+
     /// Deliveries that the window has room for in all.
     pub fn size(&self) -> u32 {
         let floor = self.limits.workers.saturating_mul(2);

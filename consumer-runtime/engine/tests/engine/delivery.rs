@@ -1,6 +1,6 @@
 //! Protects what is delivered: effects happen once, and nothing is settled before its time.
 
-use millrace_core::{ports::Redelivery, routing::Routing, settle::Settlement};
+use millrace_core::{ports::Redelivery, routing::Routing, settle::Settlement, time::Clock as _};
 use millrace_engine::Policy;
 use millrace_events::{Headers, Reason};
 use millrace_testkit::sample;
@@ -110,6 +110,21 @@ async fn a_handler_slower_than_the_ack_wait_is_not_delivered_twice() {
 
     assert_eq!(bench.broker.delivered(sequence), 1);
     assert_eq!(bench.handler.effects(), ["slow"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_copy_right_behind_its_first_holds_up_what_is_behind_it_hardly_longer_than_that() {
+    let bench = Bench::new(Redelivery::ToTheNextReader).with_passing_claims();
+    *bench.handler.delay.lock().unwrap() = Duration::from_millis(50);
+    bench.publish("1");
+    bench.publish("1");
+    let started = bench.clock.monotonic();
+
+    bench.run_until_settled().await;
+
+    let took = bench.clock.monotonic().since(started);
+    assert!(took < Duration::from_millis(100), "{took:?}");
+    assert_eq!(bench.handler.effects(), ["1"]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -64,10 +64,9 @@ pub(crate) fn policy() -> Policy {
 impl Bench {
     pub(crate) fn new(redelivery: Redelivery) -> Self {
         let clock = Arc::new(TokioClock::start());
-        let memory = MemoryStore::new(Arc::clone(&clock) as Arc<dyn Clock>, 100_000, RETENTION);
         Self {
             broker: MemoryBroker::new(Arc::clone(&clock) as Arc<dyn Clock>, redelivery),
-            store: Arc::new(FaultyStore::new(Arc::new(memory), true)),
+            store: Self::store(&clock, true),
             handler: Arc::default(),
             metrics: Metrics::default(),
             health: Arc::new(Health::starting([])),
@@ -79,6 +78,16 @@ impl Bench {
 
     pub(crate) fn jetstream() -> Self {
         Self::new(Redelivery::AfterAckWait(ACK_WAIT))
+    }
+
+    /// Its claims end with the process.
+    pub(crate) fn with_passing_claims(self) -> Self {
+        Self { store: Self::store(&self.clock, false), ..self }
+    }
+
+    fn store(clock: &Arc<TokioClock>, is_durable: bool) -> Arc<FaultyStore> {
+        let memory = MemoryStore::new(Arc::clone(clock) as Arc<dyn Clock>, 100_000, RETENTION);
+        Arc::new(FaultyStore::new(Arc::new(memory), is_durable))
     }
 
     pub(crate) fn publish(&self, id: &str) -> u64 {

@@ -1,6 +1,9 @@
 //! What the source promises: the contract of all sources, and what only Kafka has.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -56,6 +59,7 @@ async fn one_server_shows_what_only_kafka_has() {
     a_group_that_starts_at_the_end_loses_nothing_when_its_lane_moves(&server).await;
     records_come_with_key_time_lane_and_origin_and_gaps_do_not_matter(&server).await;
     a_topic_that_was_made_anew_is_read_from_its_beginning(&server).await;
+    a_quiet_topic_does_not_hold_up_a_busy_one(&server).await;
     a_missing_topic_is_a_trouble_with_its_name(&server).await;
     a_broker_that_crashes_is_a_trouble_until_it_is_back(&mut server).await;
     a_broker_that_stays_away_keeps_nobody_from_leaving(&mut server).await;
@@ -252,6 +256,31 @@ async fn a_topic_that_was_made_anew_is_read_from_its_beginning(server: &KafkaSer
     publisher.flush();
     let mut next = open_source(&options).await;
     assert_eq!(read(&mut next.source.reader, 1).await[0].payload, "new");
+}
+
+/// A connection has one fetch at a time. While the queue of the busy lane is full it is of the quiet one alone, and what is new in
+/// the busy one waits until the broker ends it.
+async fn a_quiet_topic_does_not_hold_up_a_busy_one(server: &KafkaServer) {
+    const COUNT: usize = 16_000;
+    server.create_topic("resting", 1, &[]).await;
+    server.create_topic("busy", 1, &[]).await;
+    let publisher = server.publisher();
+    for _ in 0..COUNT {
+        publisher.send("busy", None, &Headers::new(), Some(&[b'x'; 1_000]));
+    }
+    publisher.flush();
+    let mut options = options(server.bootstrap(), "busy", "busy");
+    options.topics.push("resting".to_owned());
+    // The queue takes what one fetch brings.
+    options.prefetch_bytes = 1024 * 1024;
+    let mut opened = open_source(&options).await;
+    read(&mut opened.source.reader, 1).await;
+    let started = Instant::now();
+
+    read(&mut opened.source.reader, COUNT - 1).await;
+
+    let took = started.elapsed();
+    assert!(took < Duration::from_secs(2), "{took:?}");
 }
 
 async fn a_missing_topic_is_a_trouble_with_its_name(server: &KafkaServer) {
