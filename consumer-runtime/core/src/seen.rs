@@ -25,6 +25,10 @@ const SHARDS: usize = 8;
 /// Generations of a shard. Each costs a look at every lookup; what is forgotten at once is one of them.
 const GENERATIONS: usize = 2;
 
+/// Places that take memory together, when the first of them is filled. Memory that is read before it is written is mapped twice
+/// by the system, and the second time every other thread is stopped for it.
+const PIECE: usize = 128;
+
 /// What is known of an event.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Sight {
@@ -67,7 +71,10 @@ struct Shard {
 
 #[derive(Debug)]
 struct Generation {
-    places: Vec<[u64; 3]>,
+    /// Places in all.
+    length: usize,
+    /// The places. A piece of which none was filled is empty.
+    pieces: Vec<Vec<[u64; 3]>>,
     used: usize,
     began: Monotonic,
     /// When the last event came in.
@@ -170,22 +177,36 @@ impl Shard {
 
 impl Generation {
     fn new(capacity: usize, now: Monotonic) -> Self {
-        // Untouched pages of it take no memory.
-        Self { places: vec![[0; 3]; capacity.saturating_mul(4).div_ceil(3).max(2)], used: 0, began: now, last: now }
+        let length = capacity.saturating_mul(4).div_ceil(3).max(2);
+        Self { length, pieces: vec![Vec::new(); length.div_ceil(PIECE)], used: 0, began: now, last: now }
     }
 
     /// The places where a key may be: from where its hash points on.
     fn probe(&self, key: (u64, u64)) -> impl Iterator<Item = usize> + use<> {
-        let length = self.places.len();
         // The upper half of the product spreads evenly over any length.
-        let wide = u128::from(key.0).saturating_mul(u128::try_from(length).unwrap_or_default()) >> 64;
+        let wide = u128::from(key.0).saturating_mul(u128::try_from(self.length).unwrap_or_default()) >> 64;
         let start = usize::try_from(wide).unwrap_or_default();
-        (start..length).chain(0..start)
+        (start..self.length).chain(0..start)
+    }
+
+    /// A place; nothing in a piece of which none was filled.
+    fn place(&self, index: usize) -> Option<&[u64; 3]> {
+        self.pieces.get(index / PIECE)?.get(index % PIECE)
+    }
+
+    /// A place that is to be filled.
+    fn place_mut(&mut self, index: usize) -> Option<&mut [u64; 3]> {
+        let piece = self.pieces.get_mut(index / PIECE)?;
+        if piece.is_empty() {
+            let before = index / PIECE * PIECE;
+            *piece = vec![[0; 3]; self.length.saturating_sub(before).min(PIECE)];
+        }
+        piece.get_mut(index % PIECE)
     }
 
     fn find(&self, key: (u64, u64)) -> Option<u64> {
         for index in self.probe(key) {
-            match self.places.get(index)? {
+            match self.place(index)? {
                 [_, 0, _] => return None,
                 [low, high, content] if (*low, *high) == key => return Some(*content),
                 _ => {}
@@ -197,11 +218,11 @@ impl Generation {
     fn insert(&mut self, mark: Mark, now: Monotonic) {
         self.last = now;
         for index in self.probe(mark.key) {
-            let Some(place) = self.places.get_mut(index) else { return };
+            let Some(place) = self.place_mut(index) else { return };
             let [low, high, _] = *place;
             if high == 0 || (low, high) == mark.key {
-                self.used = self.used.saturating_add(usize::from(high == 0));
                 *place = [mark.key.0, mark.key.1, mark.content];
+                self.used = self.used.saturating_add(usize::from(high == 0));
                 return;
             }
         }
@@ -245,7 +266,7 @@ mod tests {
         let places: usize = seen
             .shards
             .iter()
-            .flat_map(|shard| shard.lock().unwrap().generations.iter().map(|one| one.places.len()).collect::<Vec<_>>())
+            .flat_map(|shard| shard.lock().unwrap().generations.iter().map(|one| one.length).collect::<Vec<_>>())
             .sum();
         assert!(places * size_of::<[u64; 3]>() <= 8_000 * 33, "{places}");
     }
