@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 #[serde(rename_all = "camelCase", default)]
 pub struct Limits {
     /// Most deliveries taken and not yet settled. Fewer are taken when handlers are slow: what cannot start within half
-    /// of the ack wait is left at the broker for other replicas.
+    /// a second is left at the broker, on JetStream for other replicas.
     pub in_flight_messages: u32,
 
     /// Most bytes of deliveries taken and not yet settled. One delivery is always allowed, whatever its size. On Kafka half
@@ -33,7 +33,7 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            in_flight_messages: 1000,
+            in_flight_messages: 4_000,
             in_flight_bytes: 16 * 1024 * 1024,
             payload_bytes: 8 * 1024 * 1024,
             record_seconds: 300,

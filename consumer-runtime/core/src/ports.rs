@@ -76,8 +76,8 @@ pub trait Settler: Send + Sync {
     fn redelivery(&self) -> Redelivery;
 }
 
-/// Where nobody else is given what this process holds: long enough for the next to be fetched meanwhile. What is held and
-/// has not started is missing from the lag, and is what a hand-over to another reader waits for and that reads again.
+/// Long enough for the next to be fetched meanwhile. What is held and has not started is missing from the lag, could be at work in
+/// another process, and is what a hand-over to another reader waits for and that reads again.
 const START_WITHIN: Duration = Duration::from_millis(500);
 
 /// What a broker does with a delivery that is not settled as done. The engine asks this and never which broker it is.
@@ -105,7 +105,7 @@ impl Redelivery {
     pub fn start_within(self) -> Option<Duration> {
         match self {
             // After the ack wait it would be given to others as well.
-            Self::AfterAckWait(ack_wait) => ack_wait.checked_div(2),
+            Self::AfterAckWait(ack_wait) => ack_wait.checked_div(2).map(|half| half.min(START_WITHIN)),
             Self::ToTheNextReader => Some(START_WITHIN),
             Self::Never => None,
         }

@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_else_is_given_is_taken_ahead_of_a_fast_handler_too_unless_a_crash_would_lose_it() {
+    fn much_is_taken_ahead_of_a_fast_handler_unless_a_crash_would_lose_it_or_others_were_given_it() {
         let size = |redelivery: Redelivery| {
             let mut window = Window::new(WindowLimits { start_within: redelivery.start_within(), ..limits() });
             (0..200).for_each(|_| window.observe(Duration::from_millis(1)));
@@ -152,6 +152,8 @@ mod tests {
         };
 
         assert_eq!(size(Redelivery::ToTheNextReader), 1000);
+        assert_eq!(size(Redelivery::AfterAckWait(Duration::from_secs(30))), 1000);
+        assert_eq!(size(Redelivery::AfterAckWait(Duration::from_millis(4))), 8, "it would be given to others");
         assert_eq!(size(Redelivery::Never), 8);
     }
 

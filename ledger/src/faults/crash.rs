@@ -15,7 +15,7 @@ use crate::{
 const PATIENCE: Duration = Duration::from_secs(300);
 
 /// Deliveries in flight at most: the default of `inFlightMessages`.
-const WINDOW: usize = 1000;
+const WINDOW: usize = 4_000;
 
 /// Settlements after which a commit is due before its time.
 const COMMIT_AFTER: usize = 1000;
