@@ -198,7 +198,7 @@ impl Generation {
     fn place_mut(&mut self, index: usize) -> Option<&mut [u64; 3]> {
         let piece = self.pieces.get_mut(index / PIECE)?;
         if piece.is_empty() {
-            let before = index / PIECE * PIECE;
+            let before = index.saturating_sub(index % PIECE);
             *piece = vec![[0; 3]; self.length.saturating_sub(before).min(PIECE)];
         }
         piece.get_mut(index % PIECE)
