@@ -13,8 +13,6 @@ pub fn rules() -> Vec<PolicyRule> {
         // Patched for nothing but its finalizer; got where it cannot be read, to see what was said about that.
         rule("millrace.dev", &["eventconsumers"], &["get", "list", "watch", "patch"]),
         rule("millrace.dev", &["eventconsumers/status"], &["patch"]),
-        // Owner references that block the owner's deletion need it where that admission plugin is on.
-        rule("millrace.dev", &["eventconsumers/finalizers", "deadletterreplays/finalizers"], &["update"]),
         rule("millrace.dev", &["deadletterreplays"], &["get", "list", "watch"]),
         rule("millrace.dev", &["deadletterreplays/status"], &["patch"]),
         rule("", &["persistentvolumeclaims", "serviceaccounts"], &children),

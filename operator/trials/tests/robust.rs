@@ -22,7 +22,7 @@ use millrace_operator_trials::faults::{
     layer::Faults,
     plans::Running,
     ready::{MENDED, NAMED, when_ready_is},
-    rights,
+    rights::{self, Task},
     workload::{Shop, Workload},
 };
 use serde_json::{Value, json};
@@ -45,7 +45,7 @@ async fn a_right_that_is_missing_is_named_and_what_waits_for_it_goes_on_when_it_
 
 #[tokio::test]
 async fn a_right_that_a_deletion_needs_is_named_and_the_consumer_goes_when_it_is_back() {
-    let tally = rights::run_deletions(&[("jobs", "create")]).await;
+    let tally = rights::run_first(Task::Delete, &[("jobs", "create")]).await;
     assert!(tally.failures.is_empty() && tally.plans == 1, "{tally:?}");
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use kube::{Api, api::DynamicObject, core::ApiResource};
+use kube::{Api, Resource, api::DynamicObject, core::ApiResource};
 use millrace_operator_api::EventConsumer;
 use millrace_operator_testkit::wait_for;
 
@@ -14,9 +14,14 @@ pub const NAMED: Duration = Duration::from_secs(15);
 /// How soon all is well after it is mended.
 pub const MENDED: Duration = Duration::from_secs(60);
 
-/// The status and reason of `Ready`, and its message.
+/// The status and reason of `Ready` of a consumer, and its message.
 pub async fn ready(shop: &Shop, name: &str) -> Option<(String, String)> {
-    let kind = ApiResource::erase::<EventConsumer>(&());
+    ready_of::<EventConsumer>(shop, name).await
+}
+
+/// The same of any object of ours.
+pub async fn ready_of<K: Resource<DynamicType = ()>>(shop: &Shop, name: &str) -> Option<(String, String)> {
+    let kind = ApiResource::erase::<K>(&());
     let api: Api<DynamicObject> = Api::namespaced_with(shop.client.clone(), &shop.namespace, &kind);
     let object = api.get(name).await.unwrap();
     let conditions = object.data["status"]["conditions"].as_array()?.clone();

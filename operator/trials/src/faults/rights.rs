@@ -3,14 +3,15 @@
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::rbac::v1::PolicyRule;
+use millrace_operator_api::DeadLetterReplay;
 use millrace_operator_testkit::{ApiServer, wait_for};
 
 use super::{
     Tally,
     layer::Faults,
     plans::Running,
-    ready::{MENDED, NAMED, ready},
-    workload::{NAME, Shop, Workload},
+    ready::{MENDED, NAMED, ready, ready_of},
+    workload::{NAME, REPLAY, Shop, Workload},
 };
 
 /// A resource, and a verb on it.
@@ -36,6 +37,19 @@ pub const AT_WORK: [Right; 13] = [
 /// Those that are used when a consumer is deleted together with its durable.
 pub const AT_DELETION: [Right; 4] = [("pods", "list"), ("jobs", "get"), ("jobs", "create"), ("jobs", "patch")];
 
+/// Those that are used when a consumer is made that has a volume.
+pub const AT_CREATION: [Right; 2] = [("persistentvolumeclaims", "create"), ("persistentvolumeclaims", "patch")];
+
+/// Those that are used when dead letters are put back.
+pub const AT_REPLAY: [Right; 6] = [
+    ("jobs", "get"),
+    ("deadletterreplays", "get"),
+    ("eventconsumers", "get"),
+    ("configmaps", "get"),
+    ("jobs", "create"),
+    ("pods", "list"),
+];
+
 /// Those without which an operator that starts does not see everything.
 pub const AT_START: [Right; 14] = [
     ("serviceaccounts", "list"),
@@ -53,6 +67,17 @@ pub const AT_START: [Right; 14] = [
     ("pods", "list"),
     ("pods", "watch"),
 ];
+
+/// What an operator does but once for an object.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Task {
+    /// Makes what a consumer with a volume needs.
+    MakeWithVolume,
+    /// Puts dead letters back.
+    Replay,
+    /// Deletes a consumer together with its durable.
+    Delete,
+}
 
 /// Takes each of these rights away from an operator that works, and from one that starts.
 pub async fn run(at_work: &[Right], at_start: &[Right]) -> Tally {
@@ -82,8 +107,8 @@ pub async fn run(at_work: &[Right], at_start: &[Right]) -> Tally {
     tally
 }
 
-/// Takes each of these rights away from an operator, and has it delete a consumer.
-pub async fn run_deletions(rights: &[Right]) -> Tally {
+/// Takes each of these rights away from an operator, and then has it do this, each in a namespace of its own.
+pub async fn run_first(task: Task, rights: &[Right]) -> Tally {
     let server = ApiServer::start().await;
     let mut tally = Tally::default();
     for (number, &right) in rights.iter().enumerate() {
@@ -91,29 +116,53 @@ pub async fn run_deletions(rights: &[Right]) -> Tally {
         let shop = Shop { client: server.client(), namespace: format!("shop-{number}") };
         server.make_namespace(&shop.namespace).await;
         let operator = Running::start(&server, &shop, Faults::default());
-        shop.carry_out(Workload::Create).await;
-        wait_for("everything is there", MENDED, || async { shop.is_done().await.then_some(()) }).await;
+        task.prepare(&shop).await;
         server.grant("operator", None, &without(right)).await;
-        shop.carry_out(Workload::Delete).await;
-        let named = within(NAMED, &shop, "False Forbidden", names(right)).await;
+        task.start(&shop).await;
+        let named = until(NAMED, || task.tells(&shop, "False Forbidden", names(right))).await;
         server.grant("operator", None, &operator::rbac::rules()).await;
-        tally.count(&format!("{right:?} taken away at a deletion"), named.and(gone(&shop).await));
+        let ended = until(MENDED, || task.ends(&shop)).await;
+        tally.count(&format!("{right:?} missing when {task:?} begins"), named.and(ended));
         drop(operator.kill().await);
     }
     tally
 }
 
-/// Waits until the consumer is gone.
-async fn gone(shop: &Shop) -> Result<(), String> {
-    let start = Instant::now();
-    while shop.is_there().await {
-        shop.complete_job().await;
-        if start.elapsed() > MENDED {
-            return Err(format!("not gone after {MENDED:?}"));
+impl Task {
+    async fn prepare(self, shop: &Shop) {
+        if self != Self::MakeWithVolume {
+            shop.carry_out(Workload::Create).await;
+            wait_for("everything is there", MENDED, || async { shop.is_done().await.then_some(()) }).await;
         }
-        tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    Ok(())
+
+    async fn start(self, shop: &Shop) {
+        match self {
+            Self::MakeWithVolume => shop.make_with_volume().await,
+            Self::Replay => shop.carry_out(Workload::Replay).await,
+            Self::Delete => shop.carry_out(Workload::Delete).await,
+        }
+    }
+
+    /// Whether `Ready` of the object that is looked after stands so.
+    async fn tells(self, shop: &Shop, wanted: &str, why: impl Fn(&str) -> bool) -> Result<(), String> {
+        let seen = match self {
+            Self::MakeWithVolume | Self::Delete => ready(shop, NAME).await,
+            Self::Replay => ready_of::<DeadLetterReplay>(shop, REPLAY).await,
+        };
+        stands(seen, wanted, why)
+    }
+
+    /// Whether it is done.
+    async fn ends(self, shop: &Shop) -> Result<(), String> {
+        shop.complete_job().await;
+        match self {
+            Self::MakeWithVolume => self.tells(shop, "Unknown Progressing", |_| true).await,
+            Self::Replay => self.tells(shop, "True Complete", |_| true).await,
+            Self::Delete if shop.is_there().await => Err("the consumer is there".to_owned()),
+            Self::Delete => Ok(()),
+        }
+    }
 }
 
 /// Whether a message names this right.
@@ -123,23 +172,29 @@ fn names((resource, verb): Right) -> impl Fn(&str) -> bool {
 
 /// Waits until a condition names the right that is missing, gives it back, and waits until all is well.
 async fn named_and_mended(server: &ApiServer, shop: &Shop, right: Right) -> Result<(), String> {
-    let named = within(NAMED, shop, "False Forbidden", names(right)).await;
+    let named = until(NAMED, || async { stands(ready(shop, NAME).await, "False Forbidden", names(right)) }).await;
     server.grant("operator", None, &operator::rbac::rules()).await;
-    let mended = within(MENDED, shop, "Unknown Progressing", |_| true).await;
+    let mended = until(MENDED, || async { stands(ready(shop, NAME).await, "Unknown Progressing", |_| true) }).await;
     named.and(mended)
 }
 
-async fn within(limit: Duration, shop: &Shop, wanted: &str, tells: impl Fn(&str) -> bool) -> Result<(), String> {
+/// Whether a condition that was seen is this one.
+fn stands(seen: Option<(String, String)>, wanted: &str, why: impl Fn(&str) -> bool) -> Result<(), String> {
+    match seen {
+        Some((is, message)) if is == wanted && why(&message) => Ok(()),
+        other => Err(format!("{other:?} and not {wanted}")),
+    }
+}
+
+/// Looks until it is so, or says after `limit` what is in its way.
+async fn until<F: Future<Output = Result<(), String>>>(limit: Duration, look: impl Fn() -> F) -> Result<(), String> {
     let start = Instant::now();
     loop {
-        let seen = ready(shop, NAME).await;
-        if seen.as_ref().is_some_and(|(is, why)| is == wanted && tells(why)) {
-            return Ok(());
+        match look().await {
+            Err(why) if start.elapsed() > limit => return Err(format!("{why} after {limit:?}")),
+            Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+            Ok(()) => return Ok(()),
         }
-        if start.elapsed() > limit {
-            return Err(format!("{seen:?} and not {wanted} after {limit:?}"));
-        }
-        tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }
 
@@ -160,5 +215,6 @@ fn without((resource, verb): Right) -> Vec<PolicyRule> {
         rule.verbs.retain(|one| one != verb);
     }
     rules.extend(kept);
+    rules.retain(|rule| !rule.verbs.is_empty());
     rules
 }

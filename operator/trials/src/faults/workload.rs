@@ -23,6 +23,9 @@ use super::rights::Right;
 /// The name of the consumer.
 pub const NAME: &str = "order-log";
 
+/// The name of what puts its dead letters back.
+pub const REPLAY: &str = "again";
+
 /// What a user does.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Workload {
@@ -74,6 +77,12 @@ impl Shop {
                 drop(self.consumers().delete(NAME, &DeleteParams::default()).await.unwrap());
             }
         }
+    }
+
+    /// Makes a consumer that keeps its claims on a volume of its own.
+    pub async fn make_with_volume(&self) {
+        let store = json!({"embedded": {"volumeClaim": {"size": "1Gi"}}});
+        self.apply(json!({"replicas": 1, "idempotency": {"store": store}})).await;
     }
 
     /// Gives it another number of workers.
@@ -199,7 +208,7 @@ impl Shop {
     async fn replay(&self) {
         // Without a time it would be that at which it is made, and another one in each run.
         let spec = json!({"consumerRef": {"name": NAME}, "filter": {"toTime": "2026-01-01T00:00:00Z"}});
-        let replay = DeadLetterReplay::new("again", serde_json::from_value(spec).unwrap());
+        let replay = DeadLetterReplay::new(REPLAY, serde_json::from_value(spec).unwrap());
         self.api().create(&PostParams::default(), &replay).await.unwrap();
     }
 
