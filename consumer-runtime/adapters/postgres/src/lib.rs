@@ -12,6 +12,7 @@ mod schema;
 mod secret;
 mod store;
 mod sweep;
+mod table;
 mod together;
 
 /// A transaction, as an [`Effect`] is given it.
