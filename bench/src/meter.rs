@@ -1,6 +1,6 @@
-//! Time, CPU time and memory of this process or another.
+//! Time and CPU time of this process.
 
-use std::{fs, process, sync::OnceLock, time::Instant};
+use std::{process, sync::OnceLock, time::Instant};
 
 use millrace_testkit::usage::processor_time;
 
@@ -24,11 +24,4 @@ impl Meter {
 /// CPU seconds of this process so far.
 fn cpu_seconds() -> f64 {
     processor_time(process::id()).as_secs_f64()
-}
-
-/// A figure of `/proc/PID/status` in megabytes: `VmRSS` now, `VmHWM` at most so far.
-pub(crate) fn megabytes(pid: &str, name: &str) -> f64 {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find(|line| line.starts_with(name)).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse::<f64>().unwrap() * 1024.0 / 1e6
 }

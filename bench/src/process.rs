@@ -9,12 +9,14 @@ use std::{
 };
 
 use async_nats::jetstream;
-use millrace_testkit::nats_server::{NatsServer, free_port};
+use millrace_testkit::{
+    nats_server::{NatsServer, free_port},
+    usage,
+};
 
 use crate::{
     job::{Broker, Job, Settings, What},
     loops::jetstream::until_settled,
-    meter::megabytes,
     orders::{self, Orders},
     report::Report,
     runtime::configuration,
@@ -44,7 +46,7 @@ pub(crate) async fn measure(nats: &NatsServer, program: &Path, rounds: u32, memo
         if handled != Some(memory) {
             report.wrong(format!("the program has handled {handled:?} of {memory} events"));
         }
-        let most = megabytes(&running.process.id().to_string(), "VmHWM");
+        let most = megabytes(usage::memory(running.process.id()).peak);
         if round > 0 {
             report.note("M2", "memory of the program at most, claims of 1,000,000 events in memory: MB", most);
         }
@@ -65,7 +67,7 @@ async fn at_rest(nats: &NatsServer, program: &Path, rounds: u32, report: &mut Re
         settled(&context, &job).await;
         let start = started.elapsed();
         tokio::time::sleep(REST).await;
-        let rest = megabytes(&running.process.id().to_string(), "VmRSS");
+        let rest = megabytes(usage::memory(running.process.id()).now);
         if round > 0 {
             report.note("S1", "from the start of the program to its first ack: ms", start.as_secs_f64() * 1e3);
             report.note("M1", "memory of the program at rest: MB", rest);
@@ -95,6 +97,11 @@ async fn settled(context: &jetstream::Context, job: &Job) {
         }
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
+}
+
+/// Bytes in megabytes.
+fn megabytes(bytes: u64) -> f64 {
+    bytes as f64 / 1e6
 }
 
 impl Program {

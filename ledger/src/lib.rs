@@ -20,7 +20,6 @@ mod run;
 mod shop;
 mod sinks;
 mod storm;
-mod wait;
 
 pub use crate::{
     broker::Kind,

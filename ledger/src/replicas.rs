@@ -9,10 +9,9 @@ use std::{
 use millrace_testkit::{
     runtime::{Folders, Runtime},
     signal::Signal,
+    wait::until,
 };
 use serde_json::Value;
-
-use crate::wait;
 
 /// The time that a replica may take to start to take events, on a busy machine.
 const START: Duration = Duration::from_secs(60);
@@ -58,7 +57,7 @@ impl Replicas {
         for _ in 0..count {
             replicas.add();
         }
-        wait::until("the replicas take events", START, async || replicas.running.iter().all(Runtime::is_ready)).await;
+        until("the replicas take events", START, async || replicas.running.iter().all(Runtime::is_ready)).await;
         replicas
     }
 

@@ -8,7 +8,7 @@ use std::{
 };
 
 use fastrand::Rng;
-use millrace_testkit::mailpit::Mailpit;
+use millrace_testkit::{mailpit::Mailpit, wait::until};
 
 use crate::{
     broker::{Broker, Kind, MAILED, ORDERS},
@@ -19,7 +19,6 @@ use crate::{
     shop::Shop,
     sinks::Hook,
     storm::{ATTEMPT_SECONDS, Faults, Storm},
-    wait,
 };
 
 /// One of so many events is one that e-mails are sent for: mailpit takes them slowly.
@@ -139,7 +138,7 @@ workers: {WORKERS}
     async fn finish(&self, broker: Kind, consumers: &mut [Replicas; 3], orders: &Published, mailed: &Published) {
         let mut quiet_since = None;
         let (due, mails_due) = (orders.0.len() as u64, mailed.0.len());
-        wait::until("everything is handled", PATIENCE, async || {
+        until("everything is handled", PATIENCE, async || {
             consumers.iter_mut().for_each(Replicas::look);
             let idle = consumers.iter().all(|replicas| replicas.is_settled() && replicas.is_idle());
             // What NATS core has lost will not come.

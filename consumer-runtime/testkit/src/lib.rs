@@ -25,3 +25,4 @@ pub mod sample;
 pub mod signal;
 pub mod store;
 pub mod usage;
+pub mod wait;

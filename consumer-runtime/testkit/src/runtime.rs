@@ -15,7 +15,7 @@ use tempfile::TempDir;
 use crate::{
     nats_server::free_port,
     signal::{self, Signal},
-    usage::processor_time,
+    usage::{Memory, memory, processor_time},
 };
 
 /// The time for one answer. A process that is stopped takes connections and says nothing.
@@ -123,14 +123,9 @@ impl Runtime {
         self.process.wait().unwrap()
     }
 
-    /// Resident memory in bytes: now, and at most so far.
-    pub fn memory(&self) -> (u64, u64) {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.process.id())).unwrap();
-        let bytes = |name: &str| -> u64 {
-            let line = status.lines().find(|line| line.starts_with(name)).unwrap();
-            line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
-        };
-        (bytes("VmRSS:"), bytes("VmHWM:"))
+    /// Memory that it takes.
+    pub fn memory(&self) -> Memory {
+        memory(self.process.id())
     }
 
     /// Processor time that it has used so far.

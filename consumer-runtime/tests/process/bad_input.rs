@@ -9,9 +9,10 @@ use millrace_testkit::{
     kafka_server::KafkaServer,
     nats_server::{NatsServer, NatsServerOptions},
     sample,
+    wait::{eventually, until},
 };
 
-use crate::support::{PATIENCE, Runtime, eventually, wait_until};
+use crate::support::{PATIENCE, Runtime};
 
 /// The largest payload that a handler gets, lowered so that one above it is quick.
 const PAYLOAD_BYTES: usize = 100_000;
@@ -235,7 +236,7 @@ async fn every_bad_message_on_jetstream(more: &str) {
     }
     let mut orders = context.get_stream("ORDERS").await.unwrap();
     let count = u64::try_from(cases.len()).unwrap();
-    wait_until("all are published", PATIENCE, async || orders.info().await.unwrap().state.messages == count).await;
+    until("all are published", PATIENCE, async || orders.info().await.unwrap().state.messages == count).await;
 
     let broker = format!("{{jetStream: {{servers: ['{}'], stream: ORDERS, ackWaitSeconds: 2}}}}", server.url());
     let runtime = start(&config(&broker, "orders.>", "dlq.bad", more));

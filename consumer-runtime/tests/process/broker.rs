@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use millrace_testkit::nats_server::NatsServer;
+use millrace_testkit::{nats_server::NatsServer, wait::eventually};
 use serde_json::Value;
 
-use crate::support::{PATIENCE, Runtime, eventually, publish, wait_until_settled};
+use crate::support::{PATIENCE, Runtime, publish, wait_until_settled};
 
 #[tokio::test]
 async fn acks_that_a_crashed_server_forgets_cause_no_second_effect() {

@@ -1,8 +1,12 @@
 //! The `email` handler in a running process: a mail server and a Secret that come and go.
 
-use millrace_testkit::{mailpit::Mailpit, nats_server::NatsServer};
+use millrace_testkit::{
+    mailpit::Mailpit,
+    nats_server::NatsServer,
+    wait::{eventually, until},
+};
 
-use crate::support::{PATIENCE, Runtime, Secret, eventually, publish, wait_until};
+use crate::support::{PATIENCE, Runtime, Secret, publish};
 
 const HANDLER: &str = "{email: {smtpSecretRef: {name: smtp}, from: shop@example.com}}";
 const MORE: &str = "delivery: {deadLetter: {subject: dlq.emails}, maxAttempts: 2, backoff: {initialMilliseconds: 1}}";
@@ -20,7 +24,7 @@ async fn a_mail_server_or_secret_that_is_missing_is_told_and_costs_no_event() {
 
     let mail = Mailpit::start(&[]).await;
     secret.describe(mail.smtp_port());
-    wait_until("all are sent", PATIENCE, async || mail.mails().await.len() == 50).await;
+    until("all are sent", PATIENCE, async || mail.mails().await.len() == 50).await;
     eventually("it is ready", PATIENCE, || runtime.is_ready()).await;
 
     drop(mail);
@@ -30,7 +34,7 @@ async fn a_mail_server_or_secret_that_is_missing_is_told_and_costs_no_event() {
 
     let mail = Mailpit::start(&[]).await;
     secret.describe(mail.smtp_port());
-    wait_until("the rest is sent", PATIENCE, async || mail.mails().await.len() == 100).await;
+    until("the rest is sent", PATIENCE, async || mail.mails().await.len() == 100).await;
     assert_eq!(runtime.total("deadLetters"), 0);
     assert_eq!(runtime.total("possibleDuplicates"), 0);
 }

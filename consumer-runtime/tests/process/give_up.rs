@@ -2,9 +2,9 @@
 
 use std::{path::Path, time::Duration};
 
-use millrace_testkit::nats_server::NatsServer;
+use millrace_testkit::{nats_server::NatsServer, wait::eventually};
 
-use crate::support::{PATIENCE, Runtime, eventually, publish};
+use crate::support::{PATIENCE, Runtime, publish};
 
 fn runtime(server: &NatsServer, delivery: &str) -> Runtime {
     let delivery = format!("delivery: {delivery}");

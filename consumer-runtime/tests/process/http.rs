@@ -5,9 +5,10 @@ use std::{collections::BTreeMap, fs, path::Path};
 use millrace_testkit::{
     http_sink::{HttpSink, Received, Reply},
     nats_server::NatsServer,
+    wait::{eventually, until},
 };
 
-use crate::support::{PATIENCE, Runtime, Secret, eventually, publish, wait_until};
+use crate::support::{PATIENCE, Runtime, Secret, publish};
 
 const MORE: &str = "delivery: {deadLetter: {subject: dlq.hooks}, maxAttempts: 5, backoff: {initialMilliseconds: 1}}";
 
@@ -91,7 +92,7 @@ async fn a_receiver_or_secret_that_is_missing_is_told_and_costs_no_event() {
     assert!(!runtime.is_ready());
 
     let sink = HttpSink::on(port).await;
-    wait_until("all are posted", PATIENCE, async || posts(&sink).len() == 50).await;
+    until("all are posted", PATIENCE, async || posts(&sink).len() == 50).await;
     assert!(sink.received().iter().all(|request| request.headers["authorization"] == "Bearer hunter2"));
     eventually("it is ready", PATIENCE, || runtime.is_ready()).await;
     assert_eq!((runtime.total("deadLetters"), runtime.total("possibleDuplicates")), (0, 0));

@@ -3,9 +3,9 @@
 use std::{path::Path, time::Duration};
 
 use millrace_events::Headers;
-use millrace_testkit::{kafka_server::KafkaServer, sample, signal::Signal};
+use millrace_testkit::{kafka_server::KafkaServer, sample, signal::Signal, wait::eventually};
 
-use crate::support::{PATIENCE, Runtime, eventually};
+use crate::support::{PATIENCE, Runtime};
 
 /// A runtime on `orders`, without claims unless `more` says so: every delivery is handled.
 fn start(server: &KafkaServer, more: &str) -> Runtime {

@@ -3,9 +3,14 @@
 use std::time::Duration;
 
 use async_nats::{HeaderMap, jetstream};
-use millrace_testkit::{mailpit::Mailpit, nats_server::NatsServer, sample};
+use millrace_testkit::{
+    mailpit::Mailpit,
+    nats_server::NatsServer,
+    sample,
+    wait::{eventually, until},
+};
 
-use crate::support::{PATIENCE, Runtime, Secret, eventually, wait_until};
+use crate::support::{PATIENCE, Runtime, Secret};
 
 const CUSTOMERS: u32 = 6;
 const EVENTS: u32 = 20;
@@ -55,14 +60,14 @@ delivery: {attemptTimeoutSeconds: 2, deadLetter: {subject: dlq.emails}}";
     }
 
     publish(&context).await;
-    wait_until("some mails came", PATIENCE, async || mail_server.mails().await.len() >= 20).await;
+    until("some mails came", PATIENCE, async || mail_server.mails().await.len() >= 20).await;
     let at_work = replicas.iter().position(|replica| replica.total("handled") > 0).unwrap();
     let mut killed = replicas.remove(at_work);
     killed.process.kill().unwrap();
     killed.wait();
 
     let all = usize::try_from(CUSTOMERS * EVENTS).unwrap();
-    wait_until("all mails came", Duration::from_secs(60), async || {
+    until("all mails came", Duration::from_secs(60), async || {
         let mut distinct = 0;
         for customer in 0..CUSTOMERS {
             distinct += received(&mail_server, customer).await.0.len();

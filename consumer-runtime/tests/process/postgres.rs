@@ -3,12 +3,18 @@
 use std::{fs, path::Path, time::Duration};
 
 use async_nats::jetstream;
-use millrace_testkit::{nats_server::NatsServer, postgres_server::PostgresServer, sample, signal::Signal};
+use millrace_testkit::{
+    nats_server::NatsServer,
+    postgres_server::PostgresServer,
+    sample,
+    signal::Signal,
+    wait::{eventually, until},
+};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio_postgres::{Client, NoTls};
 
-use crate::support::{PATIENCE, Runtime, eventually, publish, wait_until};
+use crate::support::{PATIENCE, Runtime, publish};
 
 /// The time that a claim lives: the attempt timeout and a margin.
 const LEASE: Duration = Duration::from_secs(11);
@@ -95,7 +101,7 @@ async fn a_runtime_that_is_killed_at_random_under_load_reserves_every_order_once
     let load = publish(&shop.streams, 0..ORDERS);
     let ((), last) = tokio::join!(load, kill_again_and_again(first, 8, || shop.inventory()));
 
-    wait_until("all are reserved", Duration::from_secs(90), async || shop.reserved_events().await == i64::from(ORDERS))
+    until("all are reserved", Duration::from_secs(90), async || shop.reserved_events().await == i64::from(ORDERS))
         .await;
 
     shop.assert_reserved_once(i64::from(ORDERS)).await;
@@ -116,7 +122,7 @@ async fn a_runtime_that_was_stopped_for_longer_than_its_claims_live_is_fenced_an
     tokio::spawn(lock.1);
     lock.0.batch_execute("BEGIN; LOCK TABLE millrace.stock").await.unwrap();
     publish(&shop.streams, 0..10).await;
-    wait_until("they wait", PATIENCE, async || {
+    until("they wait", PATIENCE, async || {
         shop.number("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'").await > 0
     })
     .await;
@@ -124,13 +130,13 @@ async fn a_runtime_that_was_stopped_for_longer_than_its_claims_live_is_fenced_an
     lock.0.batch_execute("ROLLBACK").await.unwrap();
     tokio::time::sleep(LEASE).await;
     let next = shop.inventory();
-    wait_until("the next has done the work", PATIENCE, async || shop.reserved_events().await == 10).await;
+    until("the next has done the work", PATIENCE, async || shop.reserved_events().await == 10).await;
 
     zombie.signal(Signal::CONT);
 
     eventually("it is fenced", PATIENCE, || zombie.total("fenced") >= 1).await;
     publish(&shop.streams, 10..200).await;
-    wait_until("both go on", PATIENCE, async || shop.reserved_events().await == 200).await;
+    until("both go on", PATIENCE, async || shop.reserved_events().await == 200).await;
     shop.assert_reserved_once(200).await;
     drop(next);
 }
@@ -172,7 +178,7 @@ async fn a_database_that_is_away_stops_the_intake_and_costs_no_event() {
     let mut shop = Shop::open().await;
     let runtime = shop.stocked().await;
     publish(&shop.streams, 0..100).await;
-    wait_until("they are reserved", PATIENCE, async || shop.reserved_events().await == 100).await;
+    until("they are reserved", PATIENCE, async || shop.reserved_events().await == 100).await;
 
     shop.database.kill();
     publish(&shop.streams, 100..200).await;
@@ -191,7 +197,7 @@ async fn a_database_that_is_away_stops_the_intake_and_costs_no_event() {
         sql
     };
 
-    wait_until("the rest is reserved", PATIENCE, async || shop.reserved_events().await == 200).await;
+    until("the rest is reserved", PATIENCE, async || shop.reserved_events().await == 200).await;
     shop.assert_reserved_once(200).await;
 }
 

@@ -14,10 +14,11 @@ use millrace_testkit::{
     nats_server::{NatsServer, free_port},
     runtime::get,
     signal::{self, Signal},
+    wait::{eventually, until},
 };
 use tempfile::TempDir;
 
-use crate::support::{PATIENCE, Runtime, Secret, eventually, publish, wait_until};
+use crate::support::{PATIENCE, Runtime, Secret, publish};
 
 /// A consumer of e-mails whose mail server may refuse everybody, for good.
 struct Emails {
@@ -46,7 +47,7 @@ delivery: {attemptTimeoutSeconds: 2, deadLetter: {subject: dlq.emails}}";
     async fn publish_refused(&self, count: u32) {
         self.mail_server.refuse_recipients(550).await;
         publish(&self.context, 0..count).await;
-        wait_until("they are dead", PATIENCE, async || self.dead_letters().await == u64::from(count)).await;
+        until("they are dead", PATIENCE, async || self.dead_letters().await == u64::from(count)).await;
     }
 
     async fn dead_letters(&self) -> u64 {
@@ -116,7 +117,7 @@ async fn what_goes_back_to_the_source_is_handled_by_who_gave_it_up_and_recognise
         summary(&output, true),
         "redrive: target=source matched=5 replayed=5 succeeded=5 failed=0 parked=0 unreadable=0"
     );
-    wait_until("the mails came", PATIENCE, async || emails.mails().await == 5).await;
+    until("the mails came", PATIENCE, async || emails.mails().await == 5).await;
     eventually("the others skip them", PATIENCE, || others.total("duplicatesSkipped") == 5).await;
     assert_eq!((others.orders(), emails.dead_letters().await), (5, 0));
 }
@@ -128,7 +129,7 @@ async fn a_redrive_that_is_killed_loses_nothing_and_the_next_one_goes_on() {
     emails.mail_server.refuse_recipients(0).await;
 
     let mut killed = emails.runtime.redrive(&["--per-second", "40"]).spawn().unwrap();
-    wait_until("it is at work", PATIENCE, async || emails.mails().await >= 10).await;
+    until("it is at work", PATIENCE, async || emails.mails().await >= 10).await;
     killed.kill().unwrap();
     killed.wait().unwrap();
     assert!(emails.mails().await < 40, "it was killed in the middle");
@@ -154,9 +155,9 @@ async fn a_redrive_with_a_journal_that_is_killed_again_and_again_reports_each_le
     let folder = TempDir::new().unwrap();
     let (journal, report) = (folder.path().join("journal"), folder.path().join("report"));
     // Not those that fail again: they are for another redrive.
-    let until = jiff::Timestamp::now().to_string();
+    let now = jiff::Timestamp::now().to_string();
     let redrive = || {
-        let mut command = emails.runtime.redrive(&["--per-second", "100", "--max-replays", "9", "--until", &until]);
+        let mut command = emails.runtime.redrive(&["--per-second", "100", "--max-replays", "9", "--until", &now]);
         command.arg("--journal").arg(&journal).arg("--report").arg(&report);
         command
     };
@@ -165,7 +166,7 @@ async fn a_redrive_with_a_journal_that_is_killed_again_and_again_reports_each_le
     let killed_after = async |more: usize| {
         let before = ended();
         let mut process = redrive().spawn().unwrap();
-        wait_until("letters are done with", PATIENCE, async || ended() >= before + more).await;
+        until("letters are done with", PATIENCE, async || ended() >= before + more).await;
         process.kill().unwrap();
         process.wait().unwrap();
     };

@@ -4,13 +4,18 @@
 use std::{fs, path::Path, time::Duration};
 
 use millrace_events::Headers;
-use millrace_testkit::{kafka_server::KafkaServer, postgres_server::PostgresServer, sample};
+use millrace_testkit::{
+    kafka_server::KafkaServer,
+    postgres_server::PostgresServer,
+    sample,
+    wait::{eventually, until},
+};
 use tempfile::TempDir;
 use tokio_postgres::{Client, NoTls};
 
 use crate::{
     redrive::summary,
-    support::{PATIENCE, Runtime, eventually, wait_until},
+    support::{PATIENCE, Runtime},
 };
 
 const PARTITIONS: i32 = 2;
@@ -160,7 +165,7 @@ async fn what_goes_back_to_a_kafka_topic_is_what_it_was_and_recognised_by_others
         "redrive: target=source matched=4 replayed=4 succeeded=4 failed=0 parked=0 unreadable=0"
     );
 
-    wait_until("they are reserved", PATIENCE, async || shop.reserved().await == 5).await;
+    until("they are reserved", PATIENCE, async || shop.reserved().await == 5).await;
     eventually("the others skip them", PATIENCE, || others.total("duplicatesSkipped") == 5).await;
     assert_eq!((others.orders(), shop.waiting()), (5, 0));
     shop.assert_reserved_once(5).await;
@@ -183,7 +188,7 @@ async fn a_redrive_on_kafka_that_is_killed_loses_nothing_does_nothing_twice_and_
     // Killed in the middle, once on the way to the handler and once on the way to the source.
     for (target, done) in [("handler", 20), ("source", 60)] {
         let mut killed = shop.runtime.redrive(&["--to", target, "--per-second", "40"]).spawn().unwrap();
-        wait_until("it is at work", PATIENCE, async || shop.reserved().await >= done).await;
+        until("it is at work", PATIENCE, async || shop.reserved().await >= done).await;
         killed.kill().unwrap();
         killed.wait().unwrap();
         assert!(shop.reserved().await < i64::from(COUNT), "it was killed in the middle");
@@ -195,6 +200,6 @@ async fn a_redrive_on_kafka_that_is_killed_loses_nothing_does_nothing_twice_and_
     assert!(rest.contains(&format!("matched={left} replayed={left} succeeded={left} ")), "{rest}");
 
     assert_eq!(shop.waiting(), 0);
-    wait_until("all are reserved", Duration::from_secs(30), async || shop.reserved().await == i64::from(COUNT)).await;
+    until("all are reserved", Duration::from_secs(30), async || shop.reserved().await == i64::from(COUNT)).await;
     shop.assert_reserved_once(COUNT).await;
 }

@@ -10,10 +10,11 @@ use std::{
 use millrace_testkit::{
     http_sink::{HttpSink, Reply},
     nats_server::{NatsServer, NatsServerOptions},
+    wait::eventually,
 };
 use tempfile::TempDir;
 
-use crate::support::{PATIENCE, Runtime, eventually, publish};
+use crate::support::{PATIENCE, Runtime, publish};
 
 /// What every Secret here holds, and nothing that comes out of a process; the second one in base64.
 const CANARY: &str = "canary-3f9c51d07ab2";

@@ -9,9 +9,9 @@ use std::{
 
 use async_nats::jetstream::consumer::PullConsumer;
 use futures::StreamExt as _;
-use millrace_testkit::{nats_server::NatsServer, signal::Signal};
+use millrace_testkit::{nats_server::NatsServer, signal::Signal, wait::eventually};
 
-use crate::support::{PATIENCE, Runtime, Secret, eventually, publish, wait_until_settled};
+use crate::support::{PATIENCE, Runtime, Secret, publish, wait_until_settled};
 
 #[tokio::test]
 async fn sigterm_drains_and_exits_with_zero_and_what_is_not_yet_connected_stops_at_once() {

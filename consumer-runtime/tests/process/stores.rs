@@ -7,11 +7,12 @@ use millrace_testkit::{
     mailpit::Mailpit,
     nats_server::NatsServer,
     redis_server::{DURABLE, RedisServer, write_secret},
+    wait::{eventually, until},
 };
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::support::{PATIENCE, Runtime, eventually, publish, settled_of, wait_until};
+use crate::support::{PATIENCE, Runtime, publish, settled_of};
 
 const HANDLER: &str = "{email: {smtpSecretRef: {name: smtp}, from: shop@example.com}}";
 const WORKERS: u64 = 16;
@@ -54,7 +55,7 @@ impl Scene {
         publish(&self.context, 0..400).await;
         publish(&self.context, 0..400).await;
         let mut first = self.runtime();
-        wait_until("it is at work", PATIENCE, async || self.mails().await > 60).await;
+        until("it is at work", PATIENCE, async || self.mails().await > 60).await;
         first.process.kill().unwrap();
         first.wait();
         assert!(self.mails().await < 400, "it was killed in the middle");
@@ -114,7 +115,7 @@ async fn a_redis_server_that_is_away_stops_the_intake_and_loses_nothing() {
     write_secret(&scene.secrets.path().join("store"), &[("url", &redis.url())]);
     let runtime = scene.runtime();
     publish(&scene.context, 0..50).await;
-    wait_until("all are sent", PATIENCE, async || scene.mails().await == 50).await;
+    until("all are sent", PATIENCE, async || scene.mails().await == 50).await;
 
     redis.kill();
     publish(&scene.context, 50..100).await;
@@ -125,7 +126,7 @@ async fn a_redis_server_that_is_away_stops_the_intake_and_loses_nothing() {
     assert_eq!(scene.mails().await, 50, "no effect without a claim");
     redis.restart().await;
 
-    wait_until("the rest is sent", PATIENCE, async || scene.mails().await == 100).await;
+    until("the rest is sent", PATIENCE, async || scene.mails().await == 100).await;
     settled_of(&scene.context, "shop-emails", PATIENCE).await;
     assert_eq!(scene.mails().await, 100);
     assert_eq!((runtime.total("deadLetters"), runtime.total("possibleDuplicates")), (0, 0));
@@ -171,5 +172,5 @@ async fn a_redis_server_that_evicts_is_refused_and_no_event_is_taken() {
     assert_eq!(runtime.total("deliveries"), 0);
 
     redis.command("CONFIG SET maxmemory-policy noeviction").await;
-    wait_until("they are handled", PATIENCE, async || scene.mails().await == 5).await;
+    until("they are handled", PATIENCE, async || scene.mails().await == 5).await;
 }

@@ -137,18 +137,6 @@ impl Secret {
     }
 }
 
-pub(crate) async fn eventually(what: &str, patience: Duration, mut condition: impl FnMut() -> bool) {
-    wait_until(what, patience, async || condition()).await;
-}
-
-pub(crate) async fn wait_until(what: &str, patience: Duration, mut condition: impl AsyncFnMut() -> bool) {
-    let deadline = Instant::now() + patience;
-    while !condition().await {
-        assert!(Instant::now() < deadline, "{what}: not within {patience:?}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-}
-
 /// Publishes orders with the ids of a range, each confirmed; tries again while the server is away.
 pub(crate) async fn publish(context: &jetstream::Context, ids: std::ops::Range<u32>) {
     for id in ids {

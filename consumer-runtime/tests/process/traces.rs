@@ -9,6 +9,7 @@ use millrace_testkit::{
     http_sink::{HttpSink, Reply},
     nats_server::{NatsServer, free_port},
     sample,
+    wait::eventually,
 };
 use opentelemetry_proto::tonic::{
     collector::trace::v1::ExportTraceServiceRequest,
@@ -17,7 +18,7 @@ use opentelemetry_proto::tonic::{
 use prost::Message as _;
 use tempfile::TempDir;
 
-use crate::support::{PATIENCE, eventually};
+use crate::support::PATIENCE;
 
 const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
 const PUBLISHER: &str = "b7ad6b7169203331";

@@ -4,11 +4,15 @@ use std::path::Path;
 
 use async_nats::jetstream::{self, stream::Stream};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use millrace_testkit::{nats_server::NatsServer, sample};
+use millrace_testkit::{
+    nats_server::NatsServer,
+    sample,
+    wait::{eventually, until},
+};
 
 use crate::{
     bad_input::RawPublisher,
-    support::{PATIENCE, Runtime, eventually, settled_of, wait_until},
+    support::{PATIENCE, Runtime, settled_of},
 };
 
 /// What no client library takes for headers.
@@ -35,7 +39,7 @@ async fn publish(server: &NatsServer, orders: &mut Stream, heads: &[&[u8]]) {
         publisher.publish_raw(readable, &sample::order(&format!("after-{number}")));
     }
     let count = 3 * u64::try_from(heads.len()).unwrap();
-    wait_until("all are published", PATIENCE, async || orders.info().await.unwrap().state.messages == count).await;
+    until("all are published", PATIENCE, async || orders.info().await.unwrap().state.messages == count).await;
 }
 
 /// Checks that each is one dead letter, with what stood in the place of its headers.

@@ -3,13 +3,12 @@
 
 use std::{path::Path, time::Duration};
 
-use millrace_testkit::http_sink::Reply;
+use millrace_testkit::{http_sink::Reply, wait::until};
 
 use crate::{
     broker::{Kind, ORDERS},
     faults::Scene,
     load::Load,
-    wait,
 };
 
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -37,7 +36,7 @@ pub async fn breaker(program: &Path, kind: Kind, events: u32, time: Duration) ->
         format!("workers: {WORKERS}\nidempotency: {{store: {{postgres: {{connectionSecretRef: {{name: shop-db}}}}}}}}");
     let runtime = scene.runtime(&delivery, &rest);
     scene.publish(Load::of(ORDERS, events)).await;
-    wait::until("the circuit opens", PATIENCE, async || runtime.problem("Circuit").is_some()).await;
+    until("the circuit opens", PATIENCE, async || runtime.problem("Circuit").is_some()).await;
 
     let used = runtime.processor_time();
     tokio::time::sleep(time).await;
@@ -52,8 +51,7 @@ pub async fn breaker(program: &Path, kind: Kind, events: u32, time: Duration) ->
 
     scene.hook.answer(|_| Reply::status(204));
     let all = usize::try_from(events).unwrap();
-    wait::until("the backlog is handled", PATIENCE, async || scene.hook.count() >= all && runtime.in_flight() == 0)
-        .await;
+    until("the backlog is handled", PATIENCE, async || scene.hook.count() >= all && runtime.in_flight() == 0).await;
     assert_eq!((scene.hook.count(), scene.doubled(), runtime.total("deadLetters")), (all, 0, 0));
     format!(
         "faults: case=breaker broker={kind} seconds={} probes={probes} attempts_spent={spent} dead_letters=0 \

@@ -3,13 +3,12 @@
 
 use std::{path::Path, time::Duration};
 
-use millrace_testkit::http_sink::Reply;
+use millrace_testkit::{http_sink::Reply, wait::until};
 
 use crate::{
     broker::{Broker, Kind, ORDERS, PARTITIONS},
     faults::Scene,
     load::Load,
-    wait,
 };
 
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -35,13 +34,13 @@ pub async fn crash(program: &Path, events: u32) -> String {
     let all = usize::try_from(events).unwrap();
 
     let mut first = scene.runtime(delivery, rest);
-    wait::until("half is done", PATIENCE, async || scene.hook.count() >= all / 2).await;
+    until("half is done", PATIENCE, async || scene.hook.count() >= all / 2).await;
     first.kill();
     let mut second = scene.runtime(delivery, rest);
     let distinct = || scene.hook.count() - scene.doubled();
-    wait::until("the rest is done", PATIENCE, async || distinct() == all).await;
+    until("the rest is done", PATIENCE, async || distinct() == all).await;
     let Broker::Kafka(server) = &scene.broker else { panic!("a Kafka was asked for") };
-    wait::until("all but the slow one is committed", PATIENCE, async || {
+    until("all but the slow one is committed", PATIENCE, async || {
         let committed = server.committed("shop-hooks", ORDERS, PARTITIONS);
         committed.iter().any(|(_, settled_ahead)| !settled_ahead.is_empty())
             && second.metric("millrace_in_flight") == Some(1.0)
@@ -56,8 +55,8 @@ pub async fn crash(program: &Path, events: u32) -> String {
     assert!(at_work <= WINDOW + COMMIT_AFTER, "{at_work} delivered again after a crash under load");
     scene.hook.answer(|_| Reply::status(204));
     let third = scene.runtime(delivery, rest);
-    wait::until("the slow one is done", PATIENCE, async || distinct() == all + 1 && third.in_flight() == 0).await;
-    wait::until("nothing waits", PATIENCE, async || {
+    until("the slow one is done", PATIENCE, async || distinct() == all + 1 && third.in_flight() == 0).await;
+    until("nothing waits", PATIENCE, async || {
         third.status().is_some_and(|status| status["lag"]["pending"] == 0 && status["lag"]["inFlight"] == 0)
     })
     .await;

@@ -7,13 +7,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use millrace_testkit::{runtime::Runtime, signal::Signal};
+use millrace_testkit::{runtime::Runtime, signal::Signal, wait::until};
 
 use crate::{
     broker::{Kind, ORDERS},
     faults::Scene,
     load::Load,
-    wait,
 };
 
 /// Processes that are drained at a time, next to each other.
@@ -81,9 +80,9 @@ async fn drain_one_after_the_other(scene: &Scene<'_>, count: u32) -> u32 {
     let mut clean = 0;
     for _ in 0..count {
         let mut runtime = start(scene);
-        wait::until("it is at work", PATIENCE, async || runtime.total("handled") > 0).await;
+        until("it is at work", PATIENCE, async || runtime.total("handled") > 0).await;
         runtime.signal(Signal::TERM);
-        wait::until("the drain ends", PATIENCE, async || runtime.process.try_wait().unwrap().is_some()).await;
+        until("the drain ends", PATIENCE, async || runtime.process.try_wait().unwrap().is_some()).await;
         assert_eq!(runtime.wait().code(), Some(0), "{}", runtime.log());
         clean += 1;
     }

@@ -2,13 +2,12 @@
 
 use std::{path::Path, time::Duration};
 
-use millrace_testkit::http_sink::Reply;
+use millrace_testkit::{http_sink::Reply, wait::until};
 
 use crate::{
     broker::{Kind, ORDERS},
     faults::Scene,
     load::Load,
-    wait,
 };
 
 const PATIENCE: Duration = Duration::from_secs(240);
@@ -29,17 +28,17 @@ pub async fn memory(program: &Path, kind: Kind, messages: u32) -> String {
     // Slow enough that the broker always has more.
     scene.hook.answer(|_| Reply { delay: Duration::from_millis(400), ..Reply::status(204) });
     let runtime = scene.runtime("maxAttempts: 5", "workers: 8\nidempotency: {mode: None}");
-    wait::until("it takes events", PATIENCE, async || runtime.is_ready()).await;
+    until("it takes events", PATIENCE, async || runtime.is_ready()).await;
     // A few small ones first, so that everything has been used once.
     scene.publish(Load::of(ORDERS, 50)).await;
-    wait::until("it is warm", PATIENCE, async || scene.hook.count() == 50).await;
-    let (base, _) = runtime.memory();
+    until("it is warm", PATIENCE, async || scene.hook.count() == 50).await;
+    let base = runtime.memory().now;
 
     // Ids of their own, so that no stream takes them for the same once more.
     scene.publish(Load { padding: PADDING, first: 50, ..Load::of(ORDERS, 50 + messages) }).await;
     let all = usize::try_from(50 + messages).unwrap();
-    wait::until("all are handled", PATIENCE, async || scene.hook.count() >= all).await;
-    let (_, peak) = runtime.memory();
+    until("all are handled", PATIENCE, async || scene.hook.count() >= all).await;
+    let peak = runtime.memory().peak;
 
     let grown = peak - base;
     let mib = |bytes: u64| bytes / 1024 / 1024;

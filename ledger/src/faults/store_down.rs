@@ -5,13 +5,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use millrace_testkit::{nats_server::NatsServer, runtime::Runtime};
+use millrace_testkit::{nats_server::NatsServer, runtime::Runtime, wait::until};
 
 use crate::{
     broker::{Broker, Kind, ORDERS},
     faults::Scene,
     load::{Load, publish},
-    wait,
 };
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -64,7 +63,7 @@ pub async fn store_down(program: &Path, store: Store, time: Duration) -> String 
     let (publisher, load) = (scene.broker.publisher().await, Load { rate: RATE, ..Load::of(ORDERS, events) });
     let (sent, line) = tokio::join!(publish(publisher, load), fault(&mut scene, &runtime, store, time));
     let all = sent.0.len();
-    wait::until("nothing is lost", PATIENCE, async || scene.hook.count() >= all && runtime.in_flight() == 0).await;
+    until("nothing is lost", PATIENCE, async || scene.hook.count() >= all && runtime.in_flight() == 0).await;
     let (doubled, counted) = (scene.doubled() as u64, runtime.total("possibleDuplicates"));
     assert!(doubled <= counted, "{doubled} doubled, {counted} counted");
     assert_eq!((scene.hook.count() as u64 - doubled, runtime.total("deadLetters")), (all as u64, 0), "lost");
@@ -75,10 +74,10 @@ pub async fn store_down(program: &Path, store: Store, time: Duration) -> String 
 
 /// The outage, under load. What was measured of it.
 async fn fault(scene: &mut Scene<'_>, runtime: &Runtime, store: Store, time: Duration) -> String {
-    wait::until("it is at work", PATIENCE, async || scene.hook.count() > 100).await;
+    until("it is at work", PATIENCE, async || scene.hook.count() > 100).await;
     let down = Instant::now();
     take_away(scene, store);
-    wait::until("the store is missed", PATIENCE, async || runtime.problem("Store").is_some()).await;
+    until("the store is missed", PATIENCE, async || runtime.problem("Store").is_some()).await;
     let noticed = down.elapsed();
     assert!(noticed < REQUEST + STOPS, "noticed after {noticed:?}");
     let stopped = fetching_stops(runtime).await - down;
@@ -90,7 +89,7 @@ async fn fault(scene: &mut Scene<'_>, runtime: &Runtime, store: Store, time: Dur
     assert_eq!(runtime.total("deliveries"), deliveries, "fetching has not stopped");
     give_back(scene, store).await;
     let back = Instant::now();
-    wait::until("it goes on", GOES_ON, async || scene.hook.count() > effects).await;
+    until("it goes on", GOES_ON, async || scene.hook.count() > effects).await;
     let resumed = back.elapsed();
     format!(
         "down_ms={} stopped_ms={} resumed_ms={}",

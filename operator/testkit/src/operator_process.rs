@@ -12,7 +12,7 @@ use std::{
 use millrace_testkit::{
     nats_server::free_port,
     signal::{self, Signal},
-    usage::processor_time,
+    usage::{Memory, memory, processor_time},
 };
 use tempfile::TempDir;
 
@@ -55,14 +55,9 @@ impl OperatorProcess {
         operator
     }
 
-    /// Its memory now and at its most, in MiB.
-    pub fn memory_mib(&self) -> (u64, u64) {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
-        let of = |name: &str| {
-            let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
-            line.trim().trim_end_matches("kB").trim().parse::<u64>().unwrap().div_ceil(1024)
-        };
-        (of("VmRSS:"), of("VmHWM:"))
+    /// Memory that it takes.
+    pub fn memory(&self) -> Memory {
+        memory(self.child.id())
     }
 
     /// Processor time that it has used.

@@ -11,7 +11,7 @@ use std::{
 use k8s_openapi::api::rbac::v1::PolicyRule;
 use kube::Client;
 use millrace_operator_testkit::{ApiServer, OperatorProcess, wait_for};
-use millrace_testkit::usage::processor_time;
+use millrace_testkit::usage::{Memory, processor_time};
 
 use crate::{
     consumers::{deployments, edit, is_told, make, namespaces, told},
@@ -55,8 +55,8 @@ pub struct Outcome {
     pub writes: Writes,
     /// Writes of the next operator, which finds everything done, and in quiet.
     pub restart_writes: Writes,
-    /// Memory in MiB in quiet, and at its most.
-    pub memory_mib: (u64, u64),
+    /// In quiet, and at its most.
+    pub memory: Memory,
     /// The longest time that an edit waited while there was most to do.
     pub edit: Duration,
     /// Time for one among all of them, by that for one among few.
@@ -74,18 +74,23 @@ impl fmt::Display for Outcome {
             self.time.as_secs_f64(),
             self.writes_each(),
             self.restart_writes.total(),
-            self.memory_mib.0,
-            self.memory_mib.1,
+            mib(self.memory.now),
+            mib(self.memory.peak),
             self.edit.as_secs_f64(),
             self.growth,
         )
     }
 }
 
+/// Bytes in MiB.
+fn mib(bytes: u64) -> u64 {
+    bytes.div_ceil(1024 * 1024)
+}
+
 impl Outcome {
     /// The goals that it is short of. They are for 10,000 consumers, or fewer, on two cores.
     pub fn missed(&self) -> Vec<&'static str> {
-        let (memory, peak) = self.memory_mib;
+        let (memory, peak) = (mib(self.memory.now), mib(self.memory.peak));
         let goals = [
             (self.time <= Duration::from_secs(120), "everything in 120 s"),
             (self.writes_each() <= 2.0, "2 writes for each object"),
@@ -135,7 +140,7 @@ pub async fn run(program: &Path, rules: &[PolicyRule], count: usize, quiet: Dura
         time: flood.time,
         writes: flood.writes,
         edit: flood.edit,
-        memory_mib: (quiet.memory_mib.0, quiet.memory_mib.1.max(flood.memory_mib.1)),
+        memory: Memory { peak: quiet.memory.peak.max(flood.memory.peak), ..quiet.memory },
         restart_writes: quiet.writes,
         idle_millicores: quiet.idle_millicores,
     }
@@ -156,14 +161,14 @@ struct Flood {
     working: Duration,
     writes: Writes,
     edit: Duration,
-    memory_mib: (u64, u64),
+    memory: Memory,
     /// Processor time of the API server, etcd, the operator and this trial.
     used: [Duration; 4],
 }
 
 struct Quiet {
     writes: Writes,
-    memory_mib: (u64, u64),
+    memory: Memory,
     idle_millicores: u64,
 }
 
@@ -194,12 +199,12 @@ impl Trial<'_> {
         let now = self.processor_time();
         let [server, etcd, trial] = array::from_fn(|part| now[part].saturating_sub(used[part]));
         let used = [server, etcd, operator.processor_time(), trial];
-        let memory_mib = operator.memory_mib();
+        let memory = operator.memory();
         operator.stop().await;
         let mut writes = Writes::so_far(&self.server).await.since(&before);
         // These were ours.
         writes.0.retain(|name, _| name != "PATCH eventconsumers");
-        Flood { time, working: last.duration_since(first), writes, edit, memory_mib, used }
+        Flood { time, working: last.duration_since(first), writes, edit, memory, used }
     }
 
     async fn when_deployments(&self, count: usize) -> Instant {
@@ -220,13 +225,13 @@ impl Trial<'_> {
         let busy = operator.processor_time();
         tokio::time::sleep(quiet).await;
         let used = operator.processor_time().saturating_sub(busy);
-        let memory_mib = operator.memory_mib();
+        let memory = operator.memory();
         let log = operator.log();
         operator.stop().await;
         let writes = Writes::so_far(&self.server).await.since(&before);
         eprintln!("scale: after a restart: writes {:?}, log {log:?}", writes.0);
         let idle_millicores = u64::try_from(used.as_millis()).unwrap() / quiet.as_secs();
-        Quiet { writes, memory_mib, idle_millicores }
+        Quiet { writes, memory, idle_millicores }
     }
 
     /// Edits consumers that are done while `all` are not, and says how long the slowest took until its status spoke of it.

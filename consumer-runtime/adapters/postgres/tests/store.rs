@@ -15,7 +15,7 @@ use millrace_core::{
     ports::{Claim, Claimed, IdempotencyStore as _, StoreError},
 };
 use millrace_postgres::PostgresStore;
-use millrace_testkit::{contract, postgres_server::PostgresServer};
+use millrace_testkit::{contract, postgres_server::PostgresServer, wait::until};
 use proptest::{
     prelude::*,
     strategy::ValueTree as _,
@@ -23,6 +23,9 @@ use proptest::{
 };
 
 use crate::support::{Sql, database, database_with, key, secret};
+
+/// The time that something may take on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(15);
 
 const RETENTION: Duration = Duration::from_secs(3600);
 const WISH: Wish = Wish { fingerprint: Fingerprint::literal(b"a"), lease: Duration::from_secs(30) };
@@ -239,7 +242,7 @@ async fn claims_outlive_a_crash_of_the_server_and_an_outage_is_an_error_in_time(
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
     server.restart().await;
-    support::until("it is used again", async || store.ping().await.is_ok()).await;
+    until("it is used again", PATIENCE, async || store.ping().await.is_ok()).await;
     store.end(&key("1"), &claim, &claim.ended(State::Done)).await.unwrap();
     assert_eq!(store.claim(&key("1"), &WISH).await.unwrap(), Claim::Settled);
     claimed(&store, "2").await;
@@ -248,7 +251,7 @@ async fn claims_outlive_a_crash_of_the_server_and_an_outage_is_an_error_in_time(
     server.pause();
     unavailable_in_time("3").await;
     server.resume();
-    support::until("it goes on", async || store.ping().await.is_ok()).await;
+    until("it goes on", PATIENCE, async || store.ping().await.is_ok()).await;
     let own = claimed(&store, "3").await;
     assert_eq!((own.record.attempts, own.record.uncertain), (1, 0), "no attempt had started on it");
 }
@@ -302,7 +305,7 @@ async fn a_rotated_secret_is_used_from_the_next_connection_on() {
     claimed(&store, "1").await;
 
     sql.number(cut).await;
-    support::until("the old password is refused", async || {
+    until("the old password is refused", PATIENCE, async || {
         store
             .ping()
             .await

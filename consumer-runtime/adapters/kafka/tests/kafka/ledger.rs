@@ -20,10 +20,10 @@ use millrace_core::{
 use millrace_engine::{Drained, Engine, OnExhausted, Policy, clock::TokioClock, metrics};
 use millrace_events::Headers;
 use millrace_store::MemoryStore;
-use millrace_testkit::{handler::LedgerHandler, kafka_server::KafkaServer, sample};
+use millrace_testkit::{handler::LedgerHandler, kafka_server::KafkaServer, sample, wait::eventually};
 use tokio::{sync::oneshot, task::JoinHandle};
 
-use crate::support::{eventually, open_source, options};
+use crate::support::{PATIENCE, open_source, options};
 
 /// What all members of a group share.
 #[derive(Clone)]
@@ -159,7 +159,7 @@ async fn members_come_and_go_every_two_seconds_and_nothing_is_lost_doubled_or_co
             commits.look(&server, "rebalance", 6);
         }
     }
-    eventually("everything is handled", || group.counts().len() >= COUNT as usize).await;
+    eventually("everything is handled", PATIENCE, || group.counts().len() >= COUNT as usize).await;
     for member in members {
         assert!(matches!(member.leave().await, Drained::Clean { .. }));
     }
@@ -183,12 +183,13 @@ async fn twenty_drains_under_load_are_clean_and_without_claims_nothing_is_lost_o
     for drain in 0..20 {
         let before = group.ledger.effects().len();
         let member = group.join().await;
-        eventually("it is at work", || group.ledger.effects().len() >= (before + 100).min(COUNT as usize)).await;
+        eventually("it is at work", PATIENCE, || group.ledger.effects().len() >= (before + 100).min(COUNT as usize))
+            .await;
         let drained = member.leave().await;
         assert!(matches!(drained, Drained::Clean { .. }), "drain {drain}: {drained:?}");
     }
     let last = group.join().await;
-    eventually("everything is handled", || group.counts().len() == COUNT as usize).await;
+    eventually("everything is handled", PATIENCE, || group.counts().len() == COUNT as usize).await;
     last.leave().await;
 
     assert_eq!(group.ledger.effects().len(), COUNT as usize, "some had their effect twice");
@@ -205,12 +206,12 @@ async fn a_broker_that_crashes_again_and_again_costs_nothing() {
     let members = [group.join().await, group.join().await];
 
     for crash in 1..=2 {
-        eventually("some are handled", || group.ledger.effects().len() > crash * 500).await;
+        eventually("some are handled", PATIENCE, || group.ledger.effects().len() > crash * 500).await;
         server.kill();
         tokio::time::sleep(Duration::from_secs(1)).await;
         server.restart().await;
     }
-    eventually("everything is handled", || group.counts().len() == COUNT as usize).await;
+    eventually("everything is handled", PATIENCE, || group.counts().len() == COUNT as usize).await;
     for member in members {
         assert!(matches!(member.leave().await, Drained::Clean { .. }));
     }

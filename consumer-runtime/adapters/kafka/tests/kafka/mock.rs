@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use millrace_core::ports::Settler as _;
 use millrace_core::settle::Settlement;
+use millrace_testkit::wait::eventually;
 use rdkafka::{
     ClientConfig, Offset, TopicPartitionList,
     consumer::{BaseConsumer, Consumer as _},
@@ -12,7 +13,7 @@ use rdkafka::{
     types::{RDKafkaApiKey, RDKafkaRespErr},
 };
 
-use crate::support::{eventually, open_source, options, read};
+use crate::support::{PATIENCE, open_source, options, read};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn refused_commits_are_not_fatal_and_the_next_commit_says_what_is_right_then() {
@@ -50,7 +51,7 @@ async fn refused_commits_are_not_fatal_and_the_next_commit_says_what_is_right_th
             opened.source.settler.settle(&delivery.receipt, Settlement::Done).await.unwrap();
         }
         let position = Offset::Offset(i64::try_from(round * 10).unwrap());
-        eventually(&format!("{refusal:?} is overcome"), || committed() == position).await;
+        eventually(&format!("{refusal:?} is overcome"), PATIENCE, || committed() == position).await;
     }
     assert!(opened.metrics.commit_failures.get() > 0, "nothing was refused");
     assert!(opened.source.settler.owns(&deliveries[29].receipt), "nothing was lost by it");

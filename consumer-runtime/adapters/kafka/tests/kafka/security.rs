@@ -7,11 +7,14 @@ use millrace_core::ports::Settler as _;
 use millrace_core::settle::Settlement;
 use millrace_events::Headers;
 use millrace_kafka::{Auth, KafkaOptions, Mechanism, MountedSecret, TlsOptions};
-use millrace_testkit::kafka_server::{KafkaServer, ServerCertificate, USER};
+use millrace_testkit::{
+    kafka_server::{KafkaServer, ServerCertificate, USER},
+    wait::eventually,
+};
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use tempfile::TempDir;
 
-use crate::support::{eventually, open_source, options, read, try_to_open};
+use crate::support::{PATIENCE, open_source, options, read, try_to_open};
 
 /// Secrets as folders.
 struct Secrets(TempDir);
@@ -115,7 +118,7 @@ async fn users_and_certificates_are_asked_for_and_a_rotated_secret_is_used_witho
     // The same password in other words: a rotation that the server takes.
     secrets.write("user", &[("password", &format!("{}\n", USER.1))]);
     opened.source.settler.settle(&delivery.receipt, Settlement::Done).await.unwrap();
-    eventually("the client is made anew", || opened.metrics.rebuilds.get() == 1).await;
+    eventually("the client is made anew", PATIENCE, || opened.metrics.rebuilds.get() == 1).await;
     publish("after");
     assert_eq!(read(&mut opened.source.reader, 1).await[0].payload, "after");
 }

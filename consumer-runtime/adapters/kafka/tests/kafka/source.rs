@@ -19,9 +19,10 @@ use millrace_kafka::{InitialPosition, LagProbe};
 use millrace_testkit::{
     contract::source::{self, SourceUnderTest},
     kafka_server::{KafkaPublisher, KafkaServer},
+    wait::eventually,
 };
 
-use crate::support::{eventually, open_source, options, read, try_to_open};
+use crate::support::{PATIENCE, open_source, options, read, try_to_open};
 
 struct Kafka {
     server: KafkaServer,
@@ -80,7 +81,7 @@ async fn what_is_settled_behind_a_slow_delivery_is_not_delivered_to_the_next_rea
     for delivery in deliveries.iter().filter(|delivery| delivery.payload != "7") {
         first.source.settler.settle(&delivery.receipt, Settlement::Done).await.unwrap();
     }
-    eventually("the commit says what is settled above it", || {
+    eventually("the commit says what is settled above it", PATIENCE, || {
         let (position, metadata) = server.committed("slow", "slow", 1).remove(0);
         position == Some(7) && !metadata.is_empty()
     })
@@ -115,7 +116,7 @@ async fn what_has_been_read_to_its_end_is_committed_without_waiting_for_the_inte
     }
 
     let reading = opened.source.reader.next_batch(Budget { messages: 1, bytes: 1 });
-    let committed = eventually("it is committed", || server.committed("quiet", "quiet", 1)[0].0 == Some(3));
+    let committed = eventually("it is committed", PATIENCE, || server.committed("quiet", "quiet", 1)[0].0 == Some(3));
     tokio::select! {
         read = reading => panic!("nothing more was published: {read:?}"),
         () = committed => {}
@@ -145,7 +146,7 @@ async fn a_rebalance_at_the_end_of_a_lane_passes_over_nothing_and_repeats_nothin
     let joining = async {
         let second = open_source(&options).await.source;
         let has_one = |lag: &LagProbe| lag.lanes() == Some(1);
-        eventually("each has a lane", || has_one(&first.lag) && has_one(&second.lag)).await;
+        eventually("each has a lane", PATIENCE, || has_one(&first.lag) && has_one(&second.lag)).await;
         publish(COUNT..3 * COUNT);
         second
     };
@@ -177,7 +178,7 @@ async fn a_group_that_starts_at_the_end_loses_nothing_when_its_lane_moves(server
     options.initial_position = InitialPosition::Latest;
 
     let first = open_source(&options).await;
-    eventually("the end is committed before anything comes", || {
+    eventually("the end is committed before anything comes", PATIENCE, || {
         server.committed("latest", "latest", 1) == [(Some(1), String::new())]
     })
     .await;
@@ -221,7 +222,7 @@ async fn records_come_with_key_time_lane_and_origin_and_gaps_do_not_matter(serve
     }
     opened.source.settler.flush().await.unwrap();
     assert_eq!(server.committed("compacted", "compacted", 1)[0].0, Some(40));
-    eventually("nothing waits", || opened.health.is_ready()).await;
+    eventually("nothing waits", PATIENCE, || opened.health.is_ready()).await;
     let mut lag = opened.source.lag.pending().await;
     while lag != Some(0) {
         tokio::time::sleep(Duration::from_millis(50)).await;
@@ -249,7 +250,7 @@ async fn a_topic_that_was_made_anew_is_read_from_its_beginning(server: &KafkaSer
     }
     drop(opened);
     server.delete_topic("anew").await;
-    eventually("the topic is gone", || server.committed("anew", "anew", 1)[0].0.is_none()).await;
+    eventually("the topic is gone", PATIENCE, || server.committed("anew", "anew", 1)[0].0.is_none()).await;
     server.create_topic("anew", 1, &[]).await;
     let publisher = server.publisher();
     publisher.send("anew", None, &Headers::new(), Some(b"new"));
@@ -298,10 +299,10 @@ async fn a_missing_topic_is_a_trouble_with_its_name(server: &KafkaServer) {
 async fn a_broker_that_crashes_is_a_trouble_until_it_is_back(server: &mut KafkaServer) {
     server.create_topic("crash", 1, &[]).await;
     let mut opened = open_source(&options(server.bootstrap(), "crash", "crash")).await;
-    eventually("the source is ready", || opened.health.is_ready()).await;
+    eventually("the source is ready", PATIENCE, || opened.health.is_ready()).await;
 
     server.kill();
-    eventually("the crash is noticed", || {
+    eventually("the crash is noticed", PATIENCE, || {
         opened
             .health
             .troubles()
@@ -310,7 +311,7 @@ async fn a_broker_that_crashes_is_a_trouble_until_it_is_back(server: &mut KafkaS
     })
     .await;
     server.restart().await;
-    eventually("the source is ready again", || opened.health.is_ready()).await;
+    eventually("the source is ready again", PATIENCE, || opened.health.is_ready()).await;
 
     let publisher = server.publisher();
     publisher.send("crash", None, &Headers::new(), Some(b"after"));

@@ -14,6 +14,9 @@ use millrace_engine::clock::TokioClock;
 use millrace_events::{BrokerKind, DeadLetter, Headers, Origin, Reason};
 use millrace_kafka::{ConnectionOptions, InitialPosition, KafkaOptions, KafkaSource, Metrics, Timing, open};
 
+/// The time that something may take on a busy machine.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
 pub(crate) fn connection(bootstrap: String) -> ConnectionOptions {
     ConnectionOptions { bootstrap_servers: vec![bootstrap], auth: None, tls: None, name: "test".to_owned() }
 }
@@ -66,15 +69,6 @@ pub(crate) async fn read(reader: &mut dyn Reader, count: usize) -> Vec<Delivery>
     let read = tokio::time::timeout(Duration::from_secs(60), reading).await;
     assert!(read.is_ok(), "{} of {count} came", deliveries.len());
     deliveries
-}
-
-/// Waits until `condition` holds.
-pub(crate) async fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
-    let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
-    while !condition() {
-        assert!(tokio::time::Instant::now() < deadline, "never came true: {what}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
 }
 
 /// The dead letter of an order in a partition, with a header that is no text.

@@ -55,12 +55,3 @@ impl Sql {
         self.0.query_one(sql, &[]).await.unwrap().get(0)
     }
 }
-
-/// Waits for something to come true.
-pub(crate) async fn until(what: &str, mut condition: impl AsyncFnMut() -> bool) {
-    let deadline = tokio::time::Instant::now() + Duration::from_secs(15);
-    while !condition().await {
-        assert!(tokio::time::Instant::now() < deadline, "{what}: not in time");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-}
