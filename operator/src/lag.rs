@@ -18,7 +18,7 @@ const OLD_SECONDS: i64 = 60;
 /// What the pods report together.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Figures {
-    /// Events that nobody has taken; unknown when somebody whose share counts has not said.
+    /// Events that nobody has taken; unknown when somebody whose share counts has not said, or nobody has a share yet.
     pub pending: Option<u64>,
     /// Events at work.
     pub in_flight: u64,
@@ -37,19 +37,21 @@ pub fn add_up<'a>(reports: impl IntoIterator<Item = Option<&'a StatusReport>>) -
     let all: Vec<_> = reports.into_iter().collect();
     let answers: Vec<_> = all.iter().flatten().map(|report| &report.lag).collect();
     let first = answers.first()?;
+    let complete = answers.len() == all.len();
+    let lanes = answers.iter().map(|lag| lag.partitions);
+    let lanes = lanes.reduce(|sum, held| Some(sum?.saturating_add(held?))).flatten().filter(|_| complete);
     let pending = if first.is_share {
-        let complete = answers.len() == all.len();
         let shares = answers.iter().map(|lag| lag.pending);
-        shares.reduce(|sum, share| Some(sum?.saturating_add(share?))).flatten().filter(|_| complete)
+        let sum = shares.reduce(|sum, share| Some(sum?.saturating_add(share?))).flatten();
+        // While the pods still share them out, nobody looks at what waits in a partition.
+        sum.filter(|_| complete && lanes != Some(0))
     } else {
         // All ask the same durable, one a moment after the other.
         answers.iter().filter_map(|lag| lag.pending).max()
     };
-    let lanes = answers.iter().map(|lag| lag.partitions);
-    let lanes = lanes.reduce(|sum, held| Some(sum?.saturating_add(held?))).flatten();
     Some(Figures {
         pending,
-        partitions: lanes.filter(|_| answers.len() == all.len()),
+        partitions: lanes,
         in_flight: answers.iter().fold(0, |sum, lag| sum.saturating_add(lag.in_flight)),
         oldest_seconds: answers.iter().filter_map(|lag| lag.oldest_seconds).max(),
         dead_letters: answers.iter().filter_map(|lag| lag.dead_letters).max(),
@@ -144,6 +146,14 @@ mod tests {
         let unknown = [report(Some(7), 1, true), report(None, 2, true)];
         assert_eq!(add_up(unknown.iter().map(Some)).unwrap().pending, None);
         assert_eq!(add_up([None, None]), None);
+
+        let mut forming = [report(Some(0), 0, true), report(Some(0), 0, true)];
+        for report in &mut forming {
+            report.lag.partitions = Some(0);
+        }
+        assert_eq!(add_up(forming.iter().map(Some)).unwrap().pending, None, "nobody has a partition yet");
+        forming[0].lag.partitions = Some(4);
+        assert_eq!(add_up(forming.iter().map(Some)).unwrap().pending, Some(0), "one has none to look at");
     }
 
     #[test]
