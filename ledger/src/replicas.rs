@@ -9,12 +9,9 @@ use std::{
 use millrace_testkit::{
     runtime::{Folders, Runtime},
     signal::Signal,
-    wait::until,
+    wait::{START, until},
 };
 use serde_json::Value;
-
-/// The time that a replica may take to start to take events, on a busy machine.
-const START: Duration = Duration::from_secs(60);
 
 /// The time that a drain may take: the default of `drainTimeoutSeconds`, and what the end of a process takes.
 const DRAIN: Duration = Duration::from_secs(40);

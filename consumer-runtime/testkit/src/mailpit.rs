@@ -11,7 +11,10 @@ use tokio::{
     time::sleep,
 };
 
-use crate::nats_server::{free_port, tool};
+use crate::{
+    nats_server::{free_port, tool},
+    wait::START,
+};
 
 /// How often a start is tried. Mailpit cannot choose its ports by itself, so one may be taken when it starts.
 const STARTS_MAX: u32 = 5;
@@ -61,7 +64,7 @@ impl Mailpit {
 
     /// Waits until it answers. False when it has ended: somebody else took its ports in between.
     async fn answers(&mut self) -> bool {
-        let deadline = Instant::now() + Duration::from_secs(10);
+        let deadline = Instant::now() + START;
         for port in [self.smtp_port, self.http_port] {
             while TcpStream::connect(("127.0.0.1", port)).await.is_err() {
                 if self.has_ended() {

@@ -13,7 +13,10 @@ use millrace_events::Headers;
 use tempfile::TempDir;
 use tokio::{net::TcpStream, time::sleep};
 
-use crate::signal::{self, Signal};
+use crate::{
+    signal::{self, Signal},
+    wait::START,
+};
 
 /// A real nats-server on a loopback port with its own data. It ends with this value.
 pub struct NatsServer {
@@ -109,7 +112,7 @@ impl NatsServer {
     }
 
     async fn wait_until_it_answers(&mut self) {
-        let deadline = Instant::now() + Duration::from_secs(10);
+        let deadline = Instant::now() + START;
         while self.port == 0 || TcpStream::connect(("127.0.0.1", self.port)).await.is_err() {
             self.port = if self.port == 0 { self.chosen_port().unwrap_or_default() } else { self.port };
             assert!(Instant::now() < deadline, "nats-server does not answer on port {}", self.port);

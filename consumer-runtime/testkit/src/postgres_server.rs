@@ -17,15 +17,13 @@ use tokio::{net::TcpStream, time::sleep};
 use crate::{
     nats_server::free_port,
     signal::{self, Signal},
+    wait::START,
 };
 
 /// The superuser of a server.
 pub const USER: &str = "millrace";
 /// Its password.
 pub const PASSWORD: &str = "hunter2";
-
-/// The time that a start may take: a server that was killed first repairs itself.
-const START_PATIENCE: Duration = Duration::from_secs(60);
 
 /// A certificate and its key, for a server that speaks TLS; both PEM.
 #[derive(Clone, Debug)]
@@ -103,7 +101,7 @@ impl PostgresServer {
     /// Starts the server on its port and data, killing what is left of it, and waits until it answers.
     pub async fn restart(&mut self) {
         self.kill();
-        let deadline = Instant::now() + START_PATIENCE;
+        let deadline = Instant::now() + START;
         while !self.try_to_start(deadline).await {
             assert!(Instant::now() < deadline, "PostgreSQL does not start: {}", self.log());
             sleep(Duration::from_millis(100)).await;

@@ -17,6 +17,7 @@ use tokio::{
 use crate::{
     nats_server::{free_port, tool},
     signal::{self, Signal},
+    wait::START,
 };
 
 /// A server that writes down what it is told before it answers, as a store of claims is to be.
@@ -104,7 +105,7 @@ impl RedisServer {
 
     /// Waits until it answers; says no when it has ended.
     async fn answers(&mut self) -> bool {
-        let deadline = Instant::now() + Duration::from_secs(20);
+        let deadline = Instant::now() + START;
         loop {
             if self.process.as_mut().unwrap().try_wait().unwrap().is_some() {
                 return false;

@@ -2,6 +2,9 @@
 
 use std::time::{Duration, Instant};
 
+/// The time that a server may take to start: one that was killed repairs itself first, and the machine may be busy.
+pub const START: Duration = Duration::from_secs(60);
+
 /// How often a condition is looked at. A look may cost a request or two.
 const PAUSE: Duration = Duration::from_millis(20);
 

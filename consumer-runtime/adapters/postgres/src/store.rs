@@ -108,8 +108,8 @@ impl PostgresStore {
                 Verdict::Busy(remaining) => return Ok(Claim::Busy(remaining)),
                 Verdict::Conflict => return Ok(Claim::Conflict),
             };
-            let taken =
-                self.with_session(async |session| take(session, &asked, &seen, &record, self.retention()).await);
+            let taken = self
+                .with_session(async |session| take(session, &asked, &seen, &record, self.retention_seconds()).await);
             if let Some(token) = taken.await? {
                 return Ok(Claim::Claimed(Claimed { token, record }));
             }
@@ -120,7 +120,7 @@ impl PostgresStore {
 
     /// An answer to each of many, in their order.
     async fn insert_or_read(&self, many: Vec<Asked>) -> Vec<Result<Option<Seen>, StoreError>> {
-        let found = self.with_session(async |session| insert_or_read(session, &many, self.retention()).await);
+        let found = self.with_session(async |session| insert_or_read(session, &many, self.retention_seconds()).await);
         let found = match found.await {
             Ok(found) => found,
             Err(error) => return to_each(&many, &error),
@@ -135,7 +135,7 @@ impl PostgresStore {
 
     /// Whether each of many was held and has ended now, in their order.
     async fn end_many(&self, many: Vec<Ending>) -> Vec<Result<bool, StoreError>> {
-        let ended = self.with_session(async |session| end(session, &many, self.retention()).await);
+        let ended = self.with_session(async |session| end(session, &many, self.retention_seconds()).await);
         let ended = match ended.await {
             Ok(ended) => ended,
             Err(error) => return to_each(&many, &error),
@@ -143,8 +143,7 @@ impl PostgresStore {
         many.iter().map(|ending| Ok(ended.contains(&(ending.key.as_bytes().to_vec(), ending.token)))).collect()
     }
 
-    /// The retention in seconds.
-    fn retention(&self) -> f64 {
+    fn retention_seconds(&self) -> f64 {
         self.retention.as_secs_f64()
     }
 

@@ -119,7 +119,7 @@ pub(crate) struct Seen {
 pub(crate) async fn insert_or_read(
     session: &Session,
     many: &[Asked],
-    retention: f64,
+    retention_seconds: f64,
 ) -> Result<HashMap<Vec<u8>, Seen>, DatabaseError> {
     let keys: Vec<&[u8]> = many.iter().map(|asked| asked.key.as_bytes().as_slice()).collect();
     let claim_ids: Vec<i64> = many.iter().map(|asked| asked.claim_id).collect();
@@ -127,7 +127,8 @@ pub(crate) async fn insert_or_read(
     let leases: Vec<f64> = many.iter().map(|asked| asked.wish.lease.as_secs_f64()).collect();
     let statement = session.prepare_cached(INSERT_OR_READ).await?;
     // Of an event that nobody has claimed before, this is the first attempt, and none is uncertain.
-    let parameters: [&(dyn ToSql + Sync); 7] = [&keys, &claim_ids, &fingerprints, &leases, &1_i64, &0_i64, &retention];
+    let parameters: [&(dyn ToSql + Sync); 7] =
+        [&keys, &claim_ids, &fingerprints, &leases, &1_i64, &0_i64, &retention_seconds];
     let rows = session.query(&statement, &parameters).await?;
     rows.iter().map(|row| Ok((row.try_get("key")?, seen(row)?))).collect()
 }
@@ -138,7 +139,7 @@ pub(crate) async fn take(
     asked: &Asked,
     seen: &Seen,
     record: &Record,
-    retention: f64,
+    retention_seconds: f64,
 ) -> Result<Option<u64>, DatabaseError> {
     let statement = session.prepare_cached(TAKE).await?;
     let (attempts, uncertain) = (i64::from(record.attempts), i64::from(record.uncertain));
@@ -151,7 +152,7 @@ pub(crate) async fn take(
         &attempts,
         &uncertain,
         &record.first_failure,
-        &retention,
+        &retention_seconds,
     ];
     Ok(session.query_opt(&statement, &parameters).await?.map(|row| token(row.get(0))))
 }
@@ -161,7 +162,7 @@ pub(crate) async fn take(
 pub(crate) async fn end(
     session: &Session,
     many: &[Ending],
-    retention: f64,
+    retention_seconds: f64,
 ) -> Result<HashSet<(Vec<u8>, i64)>, DatabaseError> {
     let keys: Vec<&[u8]> = many.iter().map(|ending| ending.key.as_bytes().as_slice()).collect();
     let tokens: Vec<i64> = many.iter().map(|ending| ending.token).collect();
@@ -172,7 +173,7 @@ pub(crate) async fn end(
     let failures: Vec<Option<Timestamp>> = many.iter().map(|ending| ending.record.first_failure).collect();
     let statement = session.prepare_cached(END).await?;
     let parameters: [&(dyn ToSql + Sync); 8] =
-        [&keys, &tokens, &states, &lease_ends, &attempts, &uncertain, &failures, &retention];
+        [&keys, &tokens, &states, &lease_ends, &attempts, &uncertain, &failures, &retention_seconds];
     let rows = session.query(&statement, &parameters).await?;
     rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect()
 }
