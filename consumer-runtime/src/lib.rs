@@ -151,7 +151,10 @@ async fn run(args: Args, config: RuntimeConfig) -> ExitCode {
             ExitCode::SUCCESS
         }
         Drained::Cut { unsettled } => {
-            error!(unsettled, "the drain was cut at its deadline: the broker delivers again what was at work");
+            error!(
+                unsettled,
+                "the drain was cut at its deadline: what was at work is delivered again, or lost with NATS core"
+            );
             ExitCode::from(EXIT_CUT)
         }
         Drained::Failed { reason } => {

@@ -42,6 +42,12 @@ impl Kind {
         let name = if self == Self::Kafka { "consumer-runtime-kafka" } else { "consumer-runtime" };
         programs.join(name)
     }
+
+    /// Messages a second, by default. Nothing holds up who publishes to NATS core, so there it is half: what consumers on slow
+    /// cores cannot follow would be lost, or waits for longer than a drain may take, and shows nothing but that.
+    pub fn rate(self) -> u32 {
+        if self == Self::Nats { 300 } else { 600 }
+    }
 }
 
 impl fmt::Display for Kind {

@@ -24,7 +24,7 @@ async fn main() {
             broker,
             program: broker.program(&programs),
             events: number("LEDGER_EVENTS", 50_000),
-            rate: number("LEDGER_RATE", 600),
+            rate: number("LEDGER_RATE", broker.rate()),
             storm: Storm { kills: 8, zombies: 3, crashes: 2 },
             seed,
         };
