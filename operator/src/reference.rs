@@ -1,5 +1,7 @@
 //! The reference of a custom resource, as Markdown, from its definition: what `kubectl explain` says, on one page. Pure.
 
+use std::collections::BTreeSet;
+
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use serde_json::Value;
 
@@ -29,11 +31,21 @@ pub fn reference(definition: &CustomResourceDefinition) -> Result<String, Error>
     }
     let refused = "Beside what the types and limits above refuse:";
     lines.extend(["", "## What is refused", "", refused, ""].map(str::to_owned));
-    for part in [schema, get(get(schema, "properties"), "spec")] {
-        let rules = get(part, "x-kubernetes-validations").as_array().into_iter().flatten();
-        lines.extend(rules.map(|rule| format!("- {}", text(get(rule, "message")))));
-    }
+    let mut refusals: Vec<String> = refusals(schema).iter().map(|message| format!("- {message}")).collect();
+    // Several fields may have the same rule.
+    let mut listed = BTreeSet::new();
+    refusals.retain(|refusal| listed.insert(refusal.clone()));
+    lines.extend(refusals);
     Ok(lines.join("\n") + "\n")
+}
+
+/// What the rules at and below `schema` say when they refuse something, the ones between fields first.
+fn refusals(schema: &Value) -> Vec<&str> {
+    let rules = get(schema, "x-kubernetes-validations").as_array().into_iter().flatten();
+    let mut all: Vec<&str> = rules.map(|rule| text(get(rule, "message"))).collect();
+    let below = get(schema, "properties").as_object().into_iter().flatten();
+    all.extend(below.flat_map(|(_, field)| refusals(field)));
+    all
 }
 
 /// A row for each field at and below `schema`, in the order of the definition.

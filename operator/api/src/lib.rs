@@ -6,6 +6,7 @@
 
 pub mod network;
 pub mod replay;
+mod rules;
 pub mod scaling;
 pub mod spec;
 pub mod status;

@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::{network::NetworkPolicy, scaling::Scaling, status::EventConsumerStatus};
+use crate::{network::NetworkPolicy, rules, scaling::Scaling, status::EventConsumerStatus};
 
 /// Consumes events from a broker and handles each of them, with its effect once.
 #[derive(Clone, CustomResource, Debug, Deserialize, KubeSchema, PartialEq, Serialize)]
@@ -54,36 +54,22 @@ use crate::{network::NetworkPolicy, scaling::Scaling, status::EventConsumerStatu
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
-    validation = Rule::new("(has(self.broker.jetStream) ? 1 : 0) + (has(self.broker.nats) ? 1 : 0) + (has(self.broker.kafka) ? 1 : 0) == 1")
-        .message("broker must have exactly one of jetStream, nats and kafka"),
     validation = Rule::new("!has(self.broker.kafka) || self.subjects.all(s, s.matches('^[A-Za-z0-9._-]+$'))")
         .message("subjects are topics with broker.kafka: use names without wildcards"),
     validation = Rule::new("!has(self.broker.kafka) || !has(self.delivery.deadLetter) || self.delivery.deadLetter.subject.matches('^[A-Za-z0-9._-]{1,249}$')")
         .message("delivery.deadLetter.subject is a topic with broker.kafka: use letters, digits, '.', '_' and '-'"),
     validation = Rule::new("!has(self.broker.kafka) || self.idempotency.mode == 'None' || has(self.idempotency.store)")
         .message("idempotency.store must be named with broker.kafka, for example {memory: {}} for trying out; or use mode None"),
-    validation = Rule::new("(has(self.handler.log) ? 1 : 0) + (has(self.handler.email) ? 1 : 0) + (has(self.handler.analytics) ? 1 : 0) + (has(self.handler.inventory) ? 1 : 0) + (has(self.handler.http) ? 1 : 0) == 1")
-        .message("handler must have exactly one of log, email, analytics, inventory and http"),
-    validation = Rule::new("!has(self.handler.http) || has(self.handler.http.url) != has(self.handler.http.serviceRef)")
-        .message("handler.http must have exactly one of url and serviceRef"),
-    validation = Rule::new("!has(self.handler.http) || !has(self.handler.http.tls) || !has(self.handler.http.url) || self.handler.http.url.startsWith('https://')")
-        .message("handler.http.tls needs an https:// url: correct the url or remove tls"),
-    validation = Rule::new("!has(self.idempotency.store) || (has(self.idempotency.store.embedded) ? 1 : 0) + (has(self.idempotency.store.jetStreamKV) ? 1 : 0) + (has(self.idempotency.store.memory) ? 1 : 0) + (has(self.idempotency.store.postgres) ? 1 : 0) + (has(self.idempotency.store.redis) ? 1 : 0) == 1")
-        .message("idempotency.store must have exactly one of embedded, jetStreamKV, memory, postgres and redis"),
     validation = Rule::new("self.idempotency.mode != 'Transactional' || (has(self.idempotency.store) && has(self.idempotency.store.postgres) && (has(self.handler.inventory) || (has(self.handler.analytics) && self.handler.analytics.store == 'Postgres')))")
         .message("idempotency.mode Transactional needs idempotency.store.postgres and a handler that commits to it: inventory, or analytics with store Postgres"),
     validation = Rule::new("self.idempotency.mode == 'Transactional' || !(has(self.handler.inventory) || (has(self.handler.analytics) && self.handler.analytics.store == 'Postgres'))")
         .message("handler.inventory, and handler.analytics with store Postgres, need idempotency.mode Transactional"),
-    validation = Rule::new("!has(self.idempotency.store) || self.idempotency.mode != 'None'")
-        .message("idempotency.store has no use with mode None: remove it or use mode Claim"),
     validation = Rule::new("!has(self.idempotency.store) || !has(self.idempotency.store.jetStreamKV) || has(self.broker.jetStream)")
         .message("idempotency.store.jetStreamKV needs broker.jetStream: use another store"),
     validation = Rule::new("self.ordering != 'Key' || has(self.orderingKey)")
         .message("orderingKey must say what keeps events in order, for example {field: order_id}"),
     validation = Rule::new("self.ordering == 'Key' || !has(self.orderingKey)")
         .message("orderingKey has no use without ordering Key: remove it or set ordering: Key"),
-    validation = Rule::new("!has(self.orderingKey) || (has(self.orderingKey.header) ? 1 : 0) + (has(self.orderingKey.field) ? 1 : 0) + (has(self.orderingKey.subjectToken) ? 1 : 0) + (has(self.orderingKey.messageKey) ? 1 : 0) == 1")
-        .message("orderingKey must have exactly one of header, field, subjectToken and messageKey"),
     validation = Rule::new("self.ordering != 'Partition' || has(self.broker.kafka)")
         .message("ordering Partition needs broker.kafka: use Key"),
     validation = Rule::new("has(self.broker.kafka) || !((has(self.orderingKey) && has(self.orderingKey.messageKey)) || (has(self.idempotency.key) && has(self.idempotency.key.messageKey)))")
@@ -92,20 +78,10 @@ use crate::{network::NetworkPolicy, scaling::Scaling, status::EventConsumerStatu
         .message("ordering Key with broker.jetStream needs claims in a store that outlives a pod: they keep two replicas from overtaking each other"),
     validation = Rule::new("self.ordering != 'Key' || !has(self.broker.nats) || self.replicas <= 1")
         .message("ordering Key with broker.nats needs replicas: 1: NATS core spreads the events of a key over all replicas"),
-    validation = Rule::new("!has(self.idempotency.key) || (has(self.idempotency.key.header) ? 1 : 0) + (has(self.idempotency.key.field) ? 1 : 0) + (has(self.idempotency.key.subjectToken) ? 1 : 0) + (has(self.idempotency.key.messageKey) ? 1 : 0) == 1")
-        .message("idempotency.key must have exactly one of header, field, subjectToken and messageKey"),
-    validation = Rule::new("!has(self.idempotency.key) || self.idempotency.mode != 'None'")
-        .message("idempotency.key has no use with mode None: remove it or use mode Claim"),
     validation = Rule::new("!has(self.idempotency.store) || !has(self.idempotency.store.embedded) || !has(self.broker.nats)")
         .message("idempotency.store.embedded needs broker.jetStream or broker.kafka: use memory with broker.nats"),
     validation = Rule::new("!has(self.idempotency.store) || !has(self.idempotency.store.embedded) || self.replicas <= 1")
         .message("replicas must be 0 or 1 with idempotency.store.embedded: its volume serves one pod"),
-    validation = Rule::new("!has(self.idempotency.store) || !has(self.idempotency.store.embedded) || !has(oldSelf.idempotency.store) || !has(oldSelf.idempotency.store.embedded) || (has(self.idempotency.store.embedded.volumeClaim.storageClassName) ? self.idempotency.store.embedded.volumeClaim.storageClassName : '') == (has(oldSelf.idempotency.store.embedded.volumeClaim.storageClassName) ? oldSelf.idempotency.store.embedded.volumeClaim.storageClassName : '')")
-        .message("idempotency.store.embedded.volumeClaim.storageClassName cannot be changed: a volume keeps its class"),
-    validation = Rule::new("self.delivery.onExhausted != 'DeadLetter' || has(self.delivery.deadLetter)")
-        .message("delivery.deadLetter must say where dead letters go, for example {subject: dlq.orders}"),
-    validation = Rule::new("self.delivery.onExhausted == 'DeadLetter' || !has(self.delivery.deadLetter)")
-        .message("delivery.deadLetter has no use with onExhausted Pause or Drop: remove it"),
     validation = Rule::new("self.delivery.onExhausted != 'Pause' || has(self.broker.kafka) || (has(self.broker.jetStream) && self.idempotency.mode != 'None' && !(has(self.idempotency.store) && has(self.idempotency.store.memory)))")
         .message("delivery.onExhausted Pause needs broker.kafka, or broker.jetStream with claims that outlive a pod, which keep the event and its attempts"),
     validation = Rule::new("!has(self.delivery.maxAgeSeconds) || !has(self.broker.nats)")
@@ -114,8 +90,6 @@ use crate::{network::NetworkPolicy, scaling::Scaling, status::EventConsumerStatu
         .message("delivery.deadLetter.subject must not match subjects: dead letters would be consumed again"),
     validation = Rule::new("self.delivery.attemptTimeoutSeconds <= self.drainTimeoutSeconds")
         .message("delivery.attemptTimeoutSeconds must be at most drainTimeoutSeconds: an attempt must be able to end within a drain"),
-    validation = Rule::new("self.scaling.minReplicas <= self.scaling.maxReplicas")
-        .message("scaling.minReplicas must be at most scaling.maxReplicas"),
     validation = Rule::new("self.scaling.minReplicas > 0 || has(self.broker.jetStream)")
         .message("scaling.minReplicas 0 needs broker.jetStream: the operator cannot ask Kafka, nor NATS core, what waits; use at least 1"),
     validation = Rule::new("self.scaling.mode != 'Lag' || !has(self.broker.nats)")
@@ -124,17 +98,12 @@ use crate::{network::NetworkPolicy, scaling::Scaling, status::EventConsumerStatu
         .message("scaling.mode Lag has no use with idempotency.store.embedded: its volume serves one pod"),
     validation = Rule::new("self.scaling.mode != 'Lag' || !has(self.broker.jetStream) || self.ordering != 'Key'")
         .message("scaling.mode Lag has no use with ordering Key on broker.jetStream: one replica is at work"),
-    validation = Rule::new("self.networkPolicy.mode != 'None' || !has(self.networkPolicy.egressPorts) || size(self.networkPolicy.egressPorts) == 0")
-        .message("networkPolicy.egressPorts has no use with mode None: remove it or use mode Restricted"),
-    validation = Rule::new("has(self.broker.jetStream) == has(oldSelf.broker.jetStream) && has(self.broker.kafka) == has(oldSelf.broker.kafka)")
-        .message("broker cannot change its kind: delete the EventConsumer and create it again"),
     validation = Rule::new("(has(self.queueGroup) ? self.queueGroup : '') == (has(oldSelf.queueGroup) ? oldSelf.queueGroup : '')")
         .message("queueGroup cannot be changed: it names the durable or group that knows what is done"),
-    validation = Rule::new("!has(self.broker.jetStream) || !has(oldSelf.broker.jetStream) || (has(self.broker.jetStream.stream) ? self.broker.jetStream.stream : '') == (has(oldSelf.broker.jetStream.stream) ? oldSelf.broker.jetStream.stream : '')")
-        .message("broker.jetStream.stream cannot be changed: delete the EventConsumer and create it again"),
 )]
 pub struct EventConsumerSpec {
     /// Where the events come from.
+    #[schemars(extend("x-kubernetes-validations" = rules::broker()))]
     pub broker: Broker,
 
     /// Subjects to consume, for example `orders.placed`. `*` stands for one token, `>` for all that follow. With `kafka`
@@ -175,17 +144,21 @@ pub struct EventConsumerSpec {
     /// What keeps events in order, with `ordering: Key`, for example `{field: order_id}`. Events whose key cannot be found
     /// are in order among themselves.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-kubernetes-validations" = rules::ordering_key()))]
     pub ordering_key: Option<Pick>,
 
     /// How a repeated event is recognised.
     #[serde(default)]
+    #[schemars(extend("x-kubernetes-validations" = rules::idempotency()))]
     pub idempotency: Idempotency,
 
     /// What is done with each event.
+    #[schemars(extend("x-kubernetes-validations" = rules::handler()))]
     pub handler: Handler,
 
     /// How often and how patiently an event is handled, and where it goes when that was not enough.
     #[serde(default)]
+    #[schemars(extend("x-kubernetes-validations" = rules::delivery()))]
     pub delivery: Delivery,
 
     /// Pods, with `scaling.mode` `Static` or `External`. Behind the scale subresource. At most 1 with `idempotency.store.embedded`.
@@ -195,6 +168,7 @@ pub struct EventConsumerSpec {
 
     /// Who decides how many pods there are, and how.
     #[serde(default)]
+    #[schemars(extend("x-kubernetes-validations" = rules::scaling()))]
     pub scaling: Scaling,
 
     /// Whether events are taken: `Running`, `Paused` or `Stopped`. `Paused`: the pods are replaced, all at once, by pods
@@ -212,6 +186,7 @@ pub struct EventConsumerSpec {
 
     /// What the pods may be connected to, and connect to.
     #[serde(default)]
+    #[schemars(extend("x-kubernetes-validations" = rules::network_policy()))]
     pub network_policy: NetworkPolicy,
 
     /// Labels, resources and placement of the pods.
@@ -234,13 +209,13 @@ pub struct PodTemplate {
 #[serde(rename_all = "camelCase", default)]
 pub struct PodMetadata {
     /// Labels, at most 32.
-    #[schemars(extend("maxProperties" = 32, "additionalProperties" = label_value(), "x-kubernetes-validations" = label_keys()))]
+    #[schemars(extend("maxProperties" = 32, "additionalProperties" = label_value(), "x-kubernetes-validations" = rules::label_keys()))]
     pub labels: BTreeMap<String, String>,
     /// Annotations, at most 32 with values of at most 4096 characters.
     #[schemars(extend(
         "maxProperties" = 32,
         "additionalProperties" = json!({"type": "string", "maxLength": 4096}),
-        "x-kubernetes-validations" = label_keys()
+        "x-kubernetes-validations" = rules::label_keys()
     ))]
     pub annotations: BTreeMap<String, String>,
 }
@@ -252,7 +227,7 @@ pub struct PodSettings {
     /// Resources of the one container. Default: requests of 25m CPU and 32Mi memory, a limit of 256Mi memory.
     pub resources: Resources,
     /// Labels that a node must have, at most 32.
-    #[schemars(extend("maxProperties" = 32, "additionalProperties" = label_value(), "x-kubernetes-validations" = label_keys()))]
+    #[schemars(extend("maxProperties" = 32, "additionalProperties" = label_value(), "x-kubernetes-validations" = rules::label_keys()))]
     pub node_selector: BTreeMap<String, String>,
     /// Taints that the pods tolerate, at most 32.
     #[schemars(length(max = 32), extend("x-kubernetes-list-type" = "atomic"))]
@@ -268,10 +243,10 @@ pub struct PodSettings {
 #[serde(rename_all = "camelCase", default)]
 pub struct Resources {
     /// What the pod is guaranteed, for example `{cpu: 100m, memory: 64Mi}`.
-    #[schemars(extend("maxProperties" = 8, "additionalProperties" = quantity(), "x-kubernetes-validations" = label_keys()))]
+    #[schemars(extend("maxProperties" = 8, "additionalProperties" = quantity(), "x-kubernetes-validations" = rules::label_keys()))]
     pub requests: BTreeMap<String, String>,
     /// What it may use at most.
-    #[schemars(extend("maxProperties" = 8, "additionalProperties" = quantity(), "x-kubernetes-validations" = label_keys()))]
+    #[schemars(extend("maxProperties" = 8, "additionalProperties" = quantity(), "x-kubernetes-validations" = rules::label_keys()))]
     pub limits: BTreeMap<String, String>,
 }
 
@@ -307,13 +282,6 @@ fn label_value() -> Value {
 }
 
 /// What Kubernetes takes as the key of a label or annotation, and as the name of a resource.
-fn label_keys() -> Value {
-    json!([{
-        "rule": "self.all(key, key.matches('^([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$'))",
-        "message": "keys must be names as of Kubernetes labels: at most 63 letters, digits, '-', '_' and '.', after an optional domain and '/'",
-    }])
-}
-
 fn quantity() -> Value {
     json!({"type": "string", "minLength": 1, "maxLength": 32, "pattern": "^[0-9]+([.][0-9]+)?(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?$"})
 }
