@@ -82,6 +82,8 @@ use crate::{network::NetworkPolicy, rules, scaling::Scaling, status::EventConsum
         .message("idempotency.store.embedded needs broker.jetStream or broker.kafka: use memory with broker.nats"),
     validation = Rule::new("!has(self.idempotency.store) || !has(self.idempotency.store.embedded) || self.replicas <= 1")
         .message("replicas must be 0 or 1 with idempotency.store.embedded: its volume serves one pod"),
+    validation = Rule::new("self.delivery.onExhausted != 'DeadLetter' || has(self.delivery.deadLetter)")
+        .message("delivery.deadLetter must say where dead letters go, for example {subject: dlq.orders}"),
     validation = Rule::new("self.delivery.onExhausted != 'Pause' || has(self.broker.kafka) || (has(self.broker.jetStream) && self.idempotency.mode != 'None' && !(has(self.idempotency.store) && has(self.idempotency.store.memory)))")
         .message("delivery.onExhausted Pause needs broker.kafka, or broker.jetStream with claims that outlive a pod, which keep the event and its attempts"),
     validation = Rule::new("!has(self.delivery.maxAgeSeconds) || !has(self.broker.nats)")
