@@ -17,6 +17,7 @@ use crate::{
     id::EventId,
     json,
     origin::{BrokerKind, Origin},
+    replay::PLACE,
     structured::Structured,
 };
 
@@ -206,7 +207,9 @@ fn raw(headers: &Headers, payload: &Bytes, origin: &Origin, probe: Option<&Probe
         BrokerKind::JetStream | BrokerKind::Nats => headers.get_str("Nats-Msg-Id").map(str::to_owned),
         BrokerKind::Kafka => None,
     };
-    let id = message_id.or_else(|| origin.position_id()).ok_or(DecodeError::MissingId)?;
+    // One that was put back is known by where it first was.
+    let place = || headers.get_str(PLACE).map(str::to_owned).or_else(|| origin.position_id());
+    let id = message_id.or_else(place).ok_or(DecodeError::MissingId)?;
     let event_type = probe.and_then(|probe| text(probe.event_type)).unwrap_or(Cow::Borrowed(&origin.subject));
     Ok(Event {
         id: EventId::new(id)?,

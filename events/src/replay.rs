@@ -5,24 +5,41 @@ use crate::{dead_letter::DeadLetter, headers::Headers};
 /// Names the consumer that a message was put back for.
 const CONSUMER: &str = "millrace-consumer";
 
+/// The id of an event that has none of its own, which is its place: that is another one when it is put back.
+pub(crate) const PLACE: &str = "millrace-place";
+
 /// How often it was put back for that consumer.
 const REPLAYS: &str = "millrace-replays";
 
 /// Names the dead letter that is taken out. Do not change: topics hold it.
 const TAKEN_OUT: &str = "millrace-taken-out";
 
+/// Starts of the names of headers that NATS servers act on and keep with the message: said again they would delete what has
+/// come since, be refused for ever, or have the message forgotten.
+const ORDERS: [&str; 4] = ["nats-rollup", "nats-expected-", "nats-schedule", "nats-ttl"];
+
 impl DeadLetter {
     /// The headers to put its payload back with: the original ones, whom it is for, and how often it was put back, this
     /// time included. For others who read it, it is the message that it was.
     pub fn replay_headers(&self) -> Headers {
         let mut headers = Headers::new();
-        for (name, value) in self.headers.iter().filter(|(name, _)| ![CONSUMER, REPLAYS].contains(name)) {
+        let is_ours = |name: &str| [CONSUMER, REPLAYS].iter().any(|ours| name.eq_ignore_ascii_case(ours));
+        for (name, value) in self.headers.iter().filter(|(name, _)| !is_ours(name) && !is_order(name)) {
             headers.push(name, value.clone());
+        }
+        if headers.get(PLACE).is_none()
+            && let Some(place) = self.origin.position_id()
+        {
+            headers.push(PLACE, place);
         }
         headers.push(CONSUMER, self.consumer.clone());
         headers.push(REPLAYS, self.replays.saturating_add(1).to_string());
         headers
     }
+}
+
+fn is_order(name: &str) -> bool {
+    ORDERS.iter().any(|order| name.get(..order.len()).is_some_and(|start| start.eq_ignore_ascii_case(order)))
 }
 
 /// The mark that a dead letter is taken out, for a log from which nothing can be deleted: it is for the letters with this id

@@ -286,6 +286,36 @@ fn what_is_put_back_is_the_original_and_counts_for_the_consumer_that_gave_it_up_
 }
 
 #[test]
+fn an_event_without_an_id_is_known_by_its_first_place_however_often_it_is_put_back() {
+    let at = |sequence| Origin { sequence: Some(sequence), ..origin() };
+    let first = DeadLetter { headers: Headers::new(), payload: Bytes::from_static(b"[]"), ..dead_letter() };
+    let second = DeadLetter { headers: first.replay_headers(), origin: at(99), ..first.clone() };
+
+    let known_by = |headers: &Headers, origin| {
+        let event = Event::decode(headers, &first.payload, &origin).unwrap();
+        (event.id.as_str().to_owned(), event.source)
+    };
+
+    let original = known_by(&first.headers, first.origin.clone());
+    assert_eq!(known_by(&first.replay_headers(), at(99)), original);
+    assert_eq!(known_by(&second.replay_headers(), at(120)), original);
+}
+
+#[test]
+fn what_is_put_back_gives_the_broker_no_order_again_and_its_names_are_ours_in_any_case() {
+    let orders = ["Nats-Rollup", "nats-expected-last-sequence", "Nats-Schedule-TTL", "Nats-TTL", "Millrace-Consumer"];
+    let mut letter = dead_letter();
+    for name in orders {
+        letter.headers.push(name, Bytes::from_static(b"sub"));
+    }
+
+    let headers = letter.replay_headers();
+
+    assert_eq!(orders.map(|name| headers.count(name)), [0, 0, 0, 0, 1]);
+    assert_eq!(replays(&headers, "shop/emails"), 1);
+}
+
+#[test]
 fn a_mark_takes_out_the_letter_that_it_names_and_no_event_can_carry_one_into_the_dead_letters() {
     let mark = taken_out_mark("an id");
     assert_eq!(mark.get_str("millrace-taken-out"), Some("an id"), "topics hold it");
