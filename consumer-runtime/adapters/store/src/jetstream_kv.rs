@@ -84,6 +84,10 @@ impl JetStreamKvStore {
         let Some(entry) = self.bucket.entry(key.to_string()).await.map_err(|error| unavailable(&error))? else {
             return Ok((None, 0));
         };
+        if entry.operation != kv::Operation::Put {
+            // Somebody has deleted the entry, so that the event is handled again.
+            return Ok((None, entry.revision));
+        }
         let record = serde_json::from_slice(&entry.value)
             .map_err(|error| StoreError::Unavailable(format!("entry {key} cannot be read: {error}")))?;
         Ok((Some(record), entry.revision))
@@ -102,7 +106,7 @@ impl JetStreamKvStore {
     /// Writes a claim, and remembers it while nobody knows whether it was written.
     async fn write_claim(&self, key: &Key, record: &Record, revision: u64) -> Result<Option<u64>, StoreError> {
         let written = self.write(key, record, revision).await;
-        self.unsure.note(key, record, &written);
+        self.unsure.note(key, record, written.as_ref().map(Option::is_some));
         written
     }
 }

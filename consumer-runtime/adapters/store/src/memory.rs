@@ -75,6 +75,30 @@ impl MemoryStore {
         Self { clock, max_entries, shards, open, ended: Seen::new(max_entries, retention) }
     }
 
+    /// Forgets released events when there is no room for another: the broker may have given them to another process, which has
+    /// ended them. What is lost of one that comes back is how often it was tried, which the broker counts too, and, of those
+    /// that go last, that its effect may have happened.
+    fn make_room(&self) {
+        let may_go: [fn(&Record) -> bool; 2] = [
+            |record| record.state == State::Released && record.uncertain == 0,
+            |record| record.state == State::Released,
+        ];
+        for may_go in may_go {
+            for shard in &self.shards {
+                if self.has_room() {
+                    return;
+                }
+                let mut claims = shard.lock().unwrap_or_else(PoisonError::into_inner);
+                let gone = claims.open.extract_if(|_, entry| may_go(&entry.record)).count();
+                self.open.fetch_sub(gone, Ordering::Relaxed);
+            }
+        }
+    }
+
+    fn has_room(&self) -> bool {
+        self.open.load(Ordering::Relaxed) < self.max_entries
+    }
+
     fn claims(&self, key: &Key) -> MutexGuard<'_, Claims> {
         let [byte, ..] = key.as_bytes();
         let [first, ..] = &self.shards;
@@ -110,6 +134,9 @@ impl Claims {
 #[async_trait]
 impl IdempotencyStore for MemoryStore {
     async fn claim(&self, key: &Key, wish: &Wish) -> Result<Claim, StoreError> {
+        if !self.has_room() {
+            self.make_room();
+        }
         let (mut claims, now) = (self.claims(key), self.clock.monotonic());
         match self.ended.look(key, wish.fingerprint, now) {
             Sight::Done => return Ok(Claim::Settled),
@@ -117,7 +144,7 @@ impl IdempotencyStore for MemoryStore {
             Sight::Unknown => {}
         }
         let existing = claims.open.get(key).map(|entry| &entry.record);
-        if existing.is_none() && self.open.load(Ordering::Relaxed) >= self.max_entries {
+        if existing.is_none() && !self.has_room() {
             return Err(StoreError::Unavailable(format!("all {} entries are claimed", self.max_entries)));
         }
         Ok(match judge(existing, wish, store_time(now)) {

@@ -7,6 +7,7 @@ use millrace_core::{
     claim::Wish,
     health::TroubleReason,
     key::{ConsumerName, Fingerprint, Key},
+    outcome::Effect,
     ports::{Claim, IdempotencyStore, StoreError},
     time::Clock,
 };
@@ -82,6 +83,32 @@ async fn a_full_memory_store_forgets_ended_events_and_never_a_claim() {
 }
 
 #[tokio::test]
+async fn a_full_memory_store_forgets_released_events_which_another_process_may_have_ended() {
+    let store = MemoryStore::new(Arc::new(ManualClock::default()), 2, RETENTION);
+    let Claim::Claimed(first) = store.claim(&key("1"), &WISH).await.unwrap() else { panic!() };
+    store.claim(&key("2"), &WISH).await.unwrap();
+    let released = first.record.released(Effect::Possible, jiff::Timestamp::UNIX_EPOCH);
+    store.end(&key("1"), &first, &released).await.unwrap();
+
+    assert!(matches!(store.claim(&key("3"), &WISH).await.unwrap(), Claim::Claimed(_)));
+    assert!(matches!(store.claim(&key("2"), &WISH).await.unwrap(), Claim::Busy(_)));
+}
+
+#[tokio::test]
+async fn an_event_whose_entry_somebody_deletes_is_handled_again() {
+    let server = NatsServer::jetstream().await;
+    let store = open(&server, WallClock::start()).await;
+    let Claim::Claimed(claim) = store.claim(&key("1"), &WISH).await.unwrap() else { panic!() };
+    store.end(&key("1"), &claim, &claim.ended(millrace_core::claim::State::Done)).await.unwrap();
+    let client = async_nats::connect(server.url()).await.unwrap();
+    let bucket = async_nats::jetstream::new(client).get_key_value("claims").await.unwrap();
+
+    bucket.delete(key("1").to_string()).await.unwrap();
+
+    assert!(matches!(store.claim(&key("1"), &WISH).await.unwrap(), Claim::Claimed(_)));
+}
+
+#[tokio::test]
 async fn claims_outlive_a_crash_of_the_server_and_an_outage_is_an_error() {
     let mut server = NatsServer::jetstream().await;
     let store = open(&server, WallClock::start()).await;
@@ -99,6 +126,9 @@ async fn claims_outlive_a_crash_of_the_server_and_an_outage_is_an_error() {
     assert!(matches!(store.claim(&key("1"), &WISH).await.unwrap(), Claim::Busy(_)));
     store.end(&key("1"), &claim, &claim.ended(millrace_core::claim::State::Done)).await.unwrap();
     assert_eq!(store.claim(&key("1"), &WISH).await.unwrap(), Claim::Settled);
+    // The client has sent what was asked for meanwhile: that claim is our own, and no attempt has started on it.
+    let Claim::Claimed(unheard) = store.claim(&key("2"), &WISH).await.unwrap() else { panic!() };
+    assert_eq!(unheard.record.attempts, 1);
 }
 
 #[tokio::test]

@@ -185,7 +185,7 @@ impl IdempotencyStore for RedisStore {
                 Verdict::Conflict => return Ok(Claim::Conflict),
             };
             let written = self.write(key, &record, found.token, found.now).await;
-            self.unsure.note(key, &record, &written);
+            self.unsure.note(key, &record, written.as_ref().map(|found| found.written));
             found = written?;
             if found.written {
                 return Ok(Claim::Claimed(Claimed { token: found.token, record }));
