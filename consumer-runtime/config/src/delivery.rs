@@ -142,7 +142,8 @@ pub struct DeadLetter {
 
     /// Largest dead letter in bytes, headers included; the server's `max_payload` or the topic's
     /// `max.message.bytes` must allow it. The body of a larger
-    /// one is left in its stream or topic: the dead letter says where it is and carries its SHA-256.
+    /// one is left in its stream or topic: the dead letter says where it is and carries its SHA-256. A stream that deletes what is
+    /// acked (retention `workqueue` or `interest`) cannot keep it: there the event is put off until the dead letter fits.
     #[serde(default = "defaults::dead_letter_max_payload_bytes")]
     #[cfg_attr(feature = "schema", schemars(range(min = 4096, max = 67_108_864)))]
     pub max_payload_bytes: u32,

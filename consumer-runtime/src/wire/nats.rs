@@ -5,6 +5,7 @@ use std::sync::Arc;
 use millrace_config::{InitialPosition as ConfiguredPosition, JetStream, Ordering, SecretRef};
 use millrace_core::{
     health::Part,
+    kept::Kept,
     ports::{IdempotencyStore, Reader, Settler},
 };
 use millrace_engine::OnExhausted;
@@ -62,12 +63,14 @@ impl Parts {
     pub(super) async fn nats_store(&self) -> (OnExhausted, Option<Arc<dyn IdempotencyStore>>) {
         let options = self.connection_options();
         let connection = self.until_it_works(Part::Broker, || connect(&options, &self.health)).await;
-        (self.jet_stream_exhausted(&connection), self.open_store(Some(&connection)).await)
+        // What a letter has left at its origin stays there when the letter is put back.
+        (self.jet_stream_exhausted(&connection, Kept::Forever), self.open_store(Some(&connection)).await)
     }
 
-    fn jet_stream_exhausted(&self, connection: &Connection) -> OnExhausted {
+    fn jet_stream_exhausted(&self, connection: &Connection, kept: Kept) -> OnExhausted {
         self.on_exhausted(|subject, max_bytes| {
-            Arc::new(JetStreamDeadLetters::new(connection.clone(), DeadLetterOptions { subject, max_bytes }))
+            let options = DeadLetterOptions { subject, max_bytes };
+            Arc::new(JetStreamDeadLetters::new(connection.clone(), options, kept))
         })
     }
 
@@ -102,7 +105,7 @@ impl Parts {
             return Source {
                 reader: Box::new(source.reader),
                 settler: Arc::new(source.settler),
-                on_exhausted: self.jet_stream_exhausted(connection),
+                on_exhausted: self.jet_stream_exhausted(connection, source.kept),
             };
         }
         let options = CoreOptions {

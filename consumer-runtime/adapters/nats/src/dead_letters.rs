@@ -3,7 +3,10 @@
 use async_nats::{HeaderMap, jetstream};
 use async_trait::async_trait;
 use bytes::Bytes;
-use millrace_core::ports::{DeadLetterError, DeadLetters};
+use millrace_core::{
+    kept::Kept,
+    ports::{DeadLetterError, DeadLetters},
+};
 use millrace_events::DeadLetter;
 
 use crate::{connection::Connection, convert::headers_to};
@@ -23,6 +26,8 @@ pub struct JetStreamDeadLetters {
     connection: Connection,
     context: jetstream::Context,
     options: DeadLetterOptions,
+    /// How long the stream of the events keeps one that is acked.
+    kept: Kept,
 }
 
 /// Dead letters on NATS core: published when they have reached the server. Whether anybody hears them is not known.
@@ -33,11 +38,11 @@ pub struct CoreDeadLetters {
 }
 
 impl JetStreamDeadLetters {
-    /// Dead letters over `connection`.
-    pub fn new(connection: Connection, options: DeadLetterOptions) -> Self {
+    /// Dead letters over `connection`, of events that their stream keeps for so long.
+    pub fn new(connection: Connection, options: DeadLetterOptions, kept: Kept) -> Self {
         let mut context = jetstream::new(connection.client.clone());
         context.set_timeout(connection.request_timeout);
-        Self { connection, context, options }
+        Self { connection, context, options, kept }
     }
 }
 
@@ -51,8 +56,18 @@ impl CoreDeadLetters {
 #[async_trait]
 impl DeadLetters for JetStreamDeadLetters {
     async fn publish(&self, dead_letter: &DeadLetter) -> Result<(), DeadLetterError> {
-        let (headers, payload) = encode(&self.connection, &self.options, dead_letter);
         let subject = self.options.subject.clone();
+        let (headers, payload) = match whole(&self.connection, &self.options, dead_letter) {
+            Some(whole) => whole,
+            // With its ack, which follows, the body would be gone.
+            None if self.kept == Kept::UntilAcked => {
+                return Err(DeadLetterError(format!(
+                    "it is too large for {subject:?}, and the stream of its event deletes what is acked, so the body cannot stay \
+                 there: raise max_payload of the server, or give the stream the retention `limits`; the event is put off until then"
+                )));
+            }
+            None => by_reference(dead_letter),
+        };
         let ack = self.context.publish_with_headers(subject, headers, payload).await.map_err(failed)?;
         ack.await.map(drop).map_err(failed)
     }
@@ -61,7 +76,8 @@ impl DeadLetters for JetStreamDeadLetters {
 #[async_trait]
 impl DeadLetters for CoreDeadLetters {
     async fn publish(&self, dead_letter: &DeadLetter) -> Result<(), DeadLetterError> {
-        let (headers, payload) = encode(&self.connection, &self.options, dead_letter);
+        let whole = whole(&self.connection, &self.options, dead_letter);
+        let (headers, payload) = whole.unwrap_or_else(|| by_reference(dead_letter));
         let client = &self.connection.client;
         client.publish_with_headers(self.options.subject.clone(), headers, payload).await.map_err(failed)?;
         self.connection.round_trip().await.map_err(failed)
@@ -75,14 +91,17 @@ fn failed(error: impl std::fmt::Display) -> DeadLetterError {
 /// Most bytes of the headers of a message in a stream (`JSStreamHeaderExceedsMaximumErr` of nats-server).
 const HEADER_BYTES_MAX: usize = 65_535;
 
-/// The dead letter as it is sent: within what the server takes, so that one too large cannot come back for ever.
-fn encode(connection: &Connection, options: &DeadLetterOptions, dead_letter: &DeadLetter) -> (HeaderMap, Bytes) {
+/// The dead letter with its body, where the server takes that.
+fn whole(connection: &Connection, options: &DeadLetterOptions, dead_letter: &DeadLetter) -> Option<(HeaderMap, Bytes)> {
     let limit = options.max_bytes.min(connection.client.server_info().max_payload);
     let (headers, payload) = dead_letter.encode();
     let header_bytes = headers.wire_size();
-    if header_bytes <= HEADER_BYTES_MAX && header_bytes.saturating_add(payload.len()) <= limit {
-        return (headers_to(&headers), payload);
-    }
+    let fits = header_bytes <= HEADER_BYTES_MAX && header_bytes.saturating_add(payload.len()) <= limit;
+    fits.then(|| (headers_to(&headers), payload))
+}
+
+/// The dead letter without its body, so that one too large cannot come back for ever.
+fn by_reference(dead_letter: &DeadLetter) -> (HeaderMap, Bytes) {
     let (headers, payload) = dead_letter.encode_by_reference();
     (headers_to(&headers), payload)
 }

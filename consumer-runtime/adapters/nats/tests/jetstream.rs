@@ -11,6 +11,7 @@ use millrace_core::{
     backoff::Backoff,
     delivery::Receipt,
     health::{Health, Part, TroubleReason},
+    kept::Kept,
     letters::{LetterKeeper as _, LetterReader as _},
     ports::{DeadLetters, LagProbe as _, Letters, Reader, Settler},
     settle::Settlement,
@@ -181,7 +182,7 @@ async fn a_dead_letter_is_in_its_stream_once_when_it_is_published_twice_and_one_
     let context = server.make_streams().await;
     let replica = replica(&server).await;
     let options = DeadLetterOptions { subject: "dlq.emails".to_owned(), max_bytes: 100_000 };
-    let dead_letters = JetStreamDeadLetters::new(replica.connection.clone(), options);
+    let dead_letters = JetStreamDeadLetters::new(replica.connection.clone(), options, Kept::Forever);
 
     let (small, large) = (dead_letter(Bytes::from_static(b"{")), dead_letter(vec![b'x'; 200_000].into()));
     for _ in 0..2 {
@@ -198,12 +199,26 @@ async fn a_dead_letter_is_in_its_stream_once_when_it_is_published_twice_and_one_
 }
 
 #[tokio::test]
+async fn the_body_of_a_dead_letter_is_not_left_in_a_stream_that_deletes_what_is_acked() {
+    let server = NatsServer::jetstream().await;
+    server.make_streams().await;
+    let replica = replica(&server).await;
+    let options = DeadLetterOptions { subject: "dlq.emails".to_owned(), max_bytes: 100_000 };
+    let dead_letters = JetStreamDeadLetters::new(replica.connection.clone(), options, Kept::UntilAcked);
+
+    let refused = dead_letters.publish(&dead_letter(vec![b'x'; 200_000].into())).await.unwrap_err().to_string();
+
+    assert!(refused.contains("too large") && refused.contains("raise max_payload"), "{refused}");
+    dead_letters.publish(&dead_letter(Bytes::from_static(b"{"))).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_dead_letter_is_read_back_with_the_payload_that_was_left_at_its_origin_while_that_is_there() {
     let server = NatsServer::jetstream().await;
     let context = server.make_streams().await;
     let replica = replica(&server).await;
     let options = DeadLetterOptions { subject: "dlq.emails".to_owned(), max_bytes: 100_000 };
-    let dead_letters = JetStreamDeadLetters::new(replica.connection.clone(), options);
+    let dead_letters = JetStreamDeadLetters::new(replica.connection.clone(), options, Kept::Forever);
     let large = dead_letter(vec![b'x'; 200_000].into());
     context.publish("orders.placed", large.payload.clone()).await.unwrap().await.unwrap();
     dead_letters.publish(&large).await.unwrap();
