@@ -162,12 +162,12 @@ fn look(shared: &Shared, client: &Client, watch: &Watch, stopped: &AtomicBool) {
         }
         match pending(shared, client) {
             Ok(pending) => {
-                watch.lag_is(pending, shared.lanes.held().len());
+                watch.lag_is(pending.all, shared.lanes.held().len());
                 shared.failure.clear();
                 if shared.health.works(Part::Broker) {
                     info!("the brokers answer again");
                 }
-                if pending > 0 && watch.waited().is_some_and(|waited| waited >= timing.stall) {
+                if pending.takable > 0 && watch.waited().is_some_and(|waited| waited >= timing.stall) {
                     watch.want_new_client("no event came though some wait");
                     return shared.lanes.wake_committer();
                 }
@@ -181,28 +181,38 @@ fn look(shared: &Shared, client: &Client, watch: &Watch, stopped: &AtomicBool) {
     }
 }
 
-/// Events of the lanes that are held and that nobody has taken yet. Asks the brokers, also when no lane is held.
-fn pending(shared: &Shared, client: &Client) -> KafkaResult<u64> {
+/// Events of the lanes that are held and that nobody has taken yet.
+#[derive(Clone, Copy, Default)]
+struct Pending {
+    all: u64,
+    /// Those of lanes that are not full: the others are not to be taken before what holds their lane up has ended.
+    takable: u64,
+}
+
+/// Asks the brokers what waits, also when no lane is held.
+fn pending(shared: &Shared, client: &Client) -> KafkaResult<Pending> {
     let limit = shared.options.timing.request;
     let lanes = shared.lanes.held();
     if lanes.is_empty() {
         let topic = shared.options.topics.first().map(String::as_str);
-        return client.fetch_metadata(topic, limit).map(|_| 0);
+        return client.fetch_metadata(topic, limit).map(|_| Pending::default());
     }
     let mut ends = TopicPartitionList::with_capacity(lanes.len());
     for lane in &lanes {
         ends.add_partition_offset(&lane.topic, lane.partition, Offset::End)?;
     }
     let ends = client.offsets_for_times(ends, limit)?;
-    let mut all = 0_u64;
+    let mut pending = Pending::default();
     for end in ends.elements() {
         end.error()?;
         let (Offset::Offset(offset), lane) = (end.offset(), shared.lanes.lane(end.topic(), end.partition())) else {
             continue;
         };
-        if let Some(held) = lane.held().as_mut() {
-            all = all.saturating_add(held.pending(offset));
+        let Some(events) = lane.held().as_mut().map(|held| held.pending(offset)) else { continue };
+        pending.all = pending.all.saturating_add(events);
+        if !lane.is_full() {
+            pending.takable = pending.takable.saturating_add(events);
         }
     }
-    Ok(all)
+    Ok(pending)
 }

@@ -1,6 +1,10 @@
 //! Opening a source, and where each of its lanes starts.
 
-use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{
+    panic::AssertUnwindSafe,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use millrace_core::{
     frontier::{Commit, Frontier},
@@ -159,6 +163,8 @@ pub(crate) fn starts(client: &Arc<Client>, partitions: &TopicPartitionList, opti
     let committed = committed(client, partitions, options.timing.request);
     let known = committed.is_some();
     let partitions = committed.unwrap_or_else(|| partitions.clone());
+    // For all of them: the group waits for this, and takes a member that is silent for too long for dead.
+    let until = Instant::now() + options.timing.request;
     partitions
         .elements()
         .iter()
@@ -172,7 +178,9 @@ pub(crate) fn starts(client: &Arc<Client>, partitions: &TopicPartitionList, opti
                     let offset = Offset::Offset(position);
                     Start { topic, partition, offset, lowest: position, settled_before, pin: false }
                 }
-                _ if known && element.error().is_ok() => initial(client, topic, partition, options),
+                _ if known && element.error().is_ok() => {
+                    initial(client, topic, partition, options.initial_position, until)
+                }
                 // The library looks for the commit itself, and starts at the oldest event where there is none.
                 _ => {
                     let (offset, settled_before) = (Offset::Invalid, SettledAhead::default());
@@ -193,10 +201,12 @@ fn committed(client: &Client, partitions: &TopicPartitionList, limit: Duration) 
     None
 }
 
-/// The start of a lane that the group has committed nothing of.
-fn initial(client: &Client, topic: String, partition: i32, options: &KafkaOptions) -> Start {
-    let ends = ends(client, &topic, partition, options.timing.request);
-    let (offset, lowest, pin) = match (options.initial_position, ends) {
+/// The start of a lane that the group has committed nothing of. Where the brokers have not said by `until` where it begins and
+/// ends, the library looks for that itself.
+fn initial(client: &Client, topic: String, partition: i32, position: InitialPosition, until: Instant) -> Start {
+    let left = until.saturating_duration_since(Instant::now());
+    let ends = if left.is_zero() { None } else { ends(client, &topic, partition, left) };
+    let (offset, lowest, pin) = match (position, ends) {
         (InitialPosition::Earliest, Some((oldest, _))) => (Offset::Offset(oldest), oldest, false),
         (InitialPosition::Earliest, None) => (Offset::Beginning, 0, false),
         (InitialPosition::Latest, Some((_, end))) => (Offset::Offset(end), end, true),
