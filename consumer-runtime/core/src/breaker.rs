@@ -113,7 +113,7 @@ impl Breaker {
 fn verdict(outcome: &Outcome) -> Option<bool> {
     match outcome {
         Outcome::Done => Some(true),
-        Outcome::Fenced => None,
+        Outcome::NotNeeded | Outcome::Fenced => None,
         Outcome::Failed(failure) => match failure.class {
             FailureClass::Retryable => Some(false),
             FailureClass::Permanent(_) => None,
@@ -135,6 +135,18 @@ mod tests {
     fn attempt(breaker: &mut Breaker, event: &str, outcome: &Outcome) -> Option<Change> {
         let admission = breaker.admit()?;
         Some(breaker.ended(admission, event, Some(outcome)))
+    }
+
+    #[test]
+    fn an_event_that_needs_no_effect_says_nothing_of_the_handler() {
+        let mut breaker = Breaker::new(2);
+        attempt(&mut breaker, "a", &failed());
+        attempt(&mut breaker, "idle", &Outcome::NotNeeded);
+        assert_eq!(attempt(&mut breaker, "b", &failed()), Some(Change::Opened));
+
+        breaker.probe();
+        assert_eq!(attempt(&mut breaker, "idle", &Outcome::NotNeeded), Some(Change::None));
+        assert!(breaker.wants_probe(), "the next one is the probe");
     }
 
     fn open() -> Breaker {

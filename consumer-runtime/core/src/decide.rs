@@ -27,7 +27,7 @@ pub enum Next {
 /// `left` is the time in which attempts may still start, `None` where nothing limits it; `entropy` is any number drawn at random, for the jitter of the delay.
 pub fn decide(outcome: &Outcome, attempt: u32, left: Option<Duration>, policy: &RetryPolicy, entropy: u64) -> Next {
     let failure = match outcome {
-        Outcome::Done => return Next::Complete,
+        Outcome::Done | Outcome::NotNeeded => return Next::Complete,
         Outcome::Fenced => return Next::Leave,
         Outcome::Failed(failure) => failure,
     };

@@ -78,21 +78,28 @@ impl Lane {
         self.held.remove(&position).is_some()
     }
 
-    /// The deliveries whose extension is due at `now`; their deadlines start again, so the caller must send each.
+    /// The deliveries whose extension is due at `now`. What was sent is to be told to [`Self::extended`]; either way the next
+    /// is due a third of the ack wait later.
     ///
     /// One whose deadline has passed is left out: the broker has given it to somebody else or will do so.
-    pub fn extend(&mut self, now: Monotonic) -> Vec<Receipt> {
-        let (ack_wait, next) = (self.ack_wait, self.extend_at(now));
-        let due = self
-            .held
-            .values_mut()
-            .filter(|held| held.extend_at.is_some_and(|at| at <= now) && held.deadline.allows(Settlement::Extend, now));
-        due.map(|held| {
-            held.deadline = AckDeadline::new(now, ack_wait);
+    pub fn due(&mut self, now: Monotonic) -> Vec<(Position, Receipt)> {
+        let next = self.extend_at(now);
+        let due = self.held.iter_mut().filter(|(_, held)| {
+            held.extend_at.is_some_and(|at| at <= now) && held.deadline.allows(Settlement::Extend, now)
+        });
+        due.map(|(position, held)| {
             held.extend_at = next;
-            held.receipt.clone()
+            (*position, held.receipt.clone())
         })
         .collect()
+    }
+
+    /// An extension of this delivery was sent, at `now` or later: its deadline starts again.
+    pub fn extended(&mut self, position: Position, now: Monotonic) {
+        let ack_wait = self.ack_wait;
+        if let Some(held) = self.held.get_mut(&position) {
+            held.deadline = AckDeadline::new(now, ack_wait);
+        }
     }
 
     /// When the oldest delivery that is held was published, as far as the broker says.
@@ -182,9 +189,26 @@ mod tests {
         let mut lane = Lane::new(Some(ACK_WAIT));
         lane.begin(&delivery(1, 1, 0));
 
-        let extended: Vec<u64> = (0..60).filter(|second| !lane.extend(at(*second)).is_empty()).collect();
+        let mut extended = Vec::new();
+        for second in 0..60 {
+            for (position, _) in lane.due(at(second)) {
+                lane.extended(position, at(second));
+                extended.push(second);
+            }
+        }
 
         assert_eq!(extended, [10, 20, 30, 40, 50]);
+    }
+
+    #[test]
+    fn an_extension_that_could_not_be_sent_moves_no_deadline() {
+        let mut lane = Lane::new(Some(ACK_WAIT));
+        lane.begin(&delivery(1, 1, 0));
+
+        let tried: Vec<u64> = (0..60).filter(|second| !lane.due(at(*second)).is_empty()).collect();
+
+        assert_eq!(tried, [10, 20]);
+        assert_eq!(lane.permit(Position(1), Settlement::RetryAfter(Duration::ZERO), at(40)), None);
     }
 
     #[test]
@@ -192,7 +216,7 @@ mod tests {
         let mut lane = Lane::new(Some(ACK_WAIT));
         lane.begin(&delivery(1, 1, 0));
 
-        assert_eq!(lane.extend(at(40)), []);
+        assert_eq!(lane.due(at(40)), []);
         assert_eq!(lane.permit(Position(1), Settlement::RetryAfter(Duration::ZERO), at(40)), None);
         assert_eq!(lane.permit(Position(1), Settlement::Done, at(40)), Some(&receipt(1)));
     }
@@ -238,9 +262,8 @@ mod tests {
                         prop_assert_eq!(lane.end(Position(position)), model.remove(&position).is_some());
                     }
                     Step::Extend => {
-                        for extended in lane.extend(at(now)) {
-                            let Receipt::Reply(name) = extended else { unreachable!() };
-                            let position: u64 = std::str::from_utf8(&name).unwrap().parse().unwrap();
+                        for (Position(position), _) in lane.due(at(now)) {
+                            lane.extended(Position(position), at(now));
                             let last = model.insert(position, now).expect("only held positions are extended");
                             prop_assert!((10..27).contains(&(now - last)), "extended {} s after the last word", now - last);
                         }

@@ -7,8 +7,10 @@ use millrace_events::Reason;
 /// What became of an attempt.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Outcome {
-    /// The effect happened, or the event needs none.
+    /// The effect happened.
     Done,
+    /// The event needs none, so nobody was asked for one.
+    NotNeeded,
     /// The handler did not succeed.
     Failed(Failure),
     /// The claim was taken over while the handler was at work, and what it did was rolled back.
@@ -71,7 +73,7 @@ impl Outcome {
     /// What went wrong, for a person; nothing where nothing did.
     pub fn error(&self) -> &str {
         match self {
-            Self::Done => "",
+            Self::Done | Self::NotNeeded => "",
             Self::Fenced => "the claim was taken over",
             Self::Failed(failure) => &failure.error,
         }

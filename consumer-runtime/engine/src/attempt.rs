@@ -82,7 +82,7 @@ pub(crate) async fn attempt(
     worker.now = shared.clock.monotonic();
     worker.attempts.push(worker.now.since(started));
     if let Some((traced, started)) = Traced::new(trace, event).zip(started_at) {
-        let error = (outcome != Outcome::Done).then(|| outcome.error().to_owned());
+        let error = Some(outcome.error()).filter(|error| !error.is_empty()).map(str::to_owned);
         shared.tell(&traced, Operation::Process, delivery, Ended { attempt: number, started, error });
     }
     outcome

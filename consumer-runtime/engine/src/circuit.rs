@@ -27,7 +27,7 @@ pub struct CircuitPolicy {
 /// The circuit breaker of one engine; without a policy it is always closed.
 pub(crate) struct Circuit {
     breaker: Option<(Mutex<Breaker>, Duration)>,
-    /// Shut while nothing is to be fetched.
+    /// Shut while nothing is to be fetched. Set within the lock of the breaker, so that it is as the last change left it.
     pub(crate) gate: Gate,
     opened: Notify,
     health: Arc<Health>,
@@ -56,14 +56,18 @@ impl Circuit {
 
     /// A delivery was fetched. While probing it is the only one, until it is known what became of it.
     pub(crate) fn fetched(&self) {
-        if self.is_probing() {
+        if let Some(breaker) = self.breaker()
+            && !breaker.is_closed()
+        {
             self.gate.set(false);
         }
     }
 
     /// A delivery has ended. If the probe is still missing, the next may be it.
     pub(crate) fn delivery_ended(&self) {
-        if self.breaker().is_some_and(|breaker| breaker.wants_probe()) {
+        if let Some(breaker) = self.breaker()
+            && breaker.wants_probe()
+        {
             self.gate.set(true);
         }
     }
@@ -72,8 +76,6 @@ impl Circuit {
     fn attempt_ended(&self, admission: Admission, event: &str, outcome: Option<&Outcome>) -> bool {
         let Some(mut breaker) = self.breaker() else { return true };
         let change = breaker.ended(admission, event, outcome);
-        let spent = breaker.is_closed();
-        drop(breaker);
         match change {
             Change::None => {}
             Change::Opened => self.open(),
@@ -84,7 +86,7 @@ impl Circuit {
                 self.gate.set(true);
             }
         }
-        spent
+        breaker.is_closed()
     }
 
     /// Lets a probe through, if the circuit is open.

@@ -19,10 +19,11 @@ pub(crate) async fn keep_alive(shared: Arc<Shared>) {
     loop {
         ticks.tick().await;
         let now = shared.clock.monotonic();
-        let due = shared.lane().extend(now);
-        for receipt in due {
-            if let Err(error) = shared.settler.settle(&receipt, Settlement::Extend).await {
-                debug!(%error, "failed to extend a delivery");
+        let due = shared.lane().due(now);
+        for (position, receipt) in due {
+            match shared.settler.settle(&receipt, Settlement::Extend).await {
+                Ok(()) => shared.lane().extended(position, now),
+                Err(error) => debug!(%error, "failed to extend a delivery"),
             }
         }
     }

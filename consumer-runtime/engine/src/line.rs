@@ -232,7 +232,7 @@ async fn retry(
         let effect = match outcome {
             // An effect that its record would show cannot happen twice.
             Outcome::Failed(failure) if !shared.handler.records() => failure.effect,
-            Outcome::Failed(_) | Outcome::Done | Outcome::Fenced => Effect::None,
+            Outcome::Failed(_) | Outcome::Done | Outcome::NotNeeded | Outcome::Fenced => Effect::None,
         };
         let released = hold.claimed.record.released(effect, shared.clock.wall());
         let released = if spent { released } else { released.unspent() };

@@ -137,7 +137,11 @@ async fn drain(shared: &Shared, reader: &mut dyn Reader, mut workers: JoinSet<()
         let waiting = shared.take_waiting();
         shared.work.close();
         shared.handing_back.cancel();
-        hand_back_unstarted(shared, reader, waiting, deadline).await;
+        // A client whose broker is away may take no word.
+        let handing_back = hand_back_unstarted(shared, reader, waiting);
+        if tokio::time::timeout_at(deadline, handing_back).await.is_err() {
+            warn!("what has not started could not be handed back in time");
+        }
     } else {
         // Nobody else would get what is handed back: it is finished here.
         while let Ok(Some(batch)) = tokio::time::timeout_at(deadline, reader.rest()).await {
@@ -164,18 +168,13 @@ async fn drain(shared: &Shared, reader: &mut dyn Reader, mut workers: JoinSet<()
     Drained::Cut { unsettled }
 }
 
-async fn hand_back_unstarted(
-    shared: &Shared,
-    reader: &mut dyn Reader,
-    waiting: Vec<Delivery>,
-    deadline: tokio::time::Instant,
-) {
+async fn hand_back_unstarted(shared: &Shared, reader: &mut dyn Reader, waiting: Vec<Delivery>) {
     for delivery in waiting.into_iter().chain(shared.work.take_all()) {
         hand_back(shared, &delivery).await;
     }
     // What still comes is handed back when nothing more can come: before that it would come to this very process again.
     let mut late = Vec::new();
-    while let Ok(Some(batch)) = tokio::time::timeout_at(deadline, reader.rest()).await {
+    while let Some(batch) = reader.rest().await {
         late.extend(shared.begin(batch));
     }
     for delivery in late {

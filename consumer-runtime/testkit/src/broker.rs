@@ -38,6 +38,8 @@ pub struct MemoryBroker {
     pub room_faults: Arc<FaultPlan>,
     /// Faults of `settle`: the settlement does not arrive.
     pub settle_faults: Arc<FaultPlan>,
+    /// Faults of `settle`: it does not return.
+    pub silence_faults: Arc<FaultPlan>,
     /// Faults of confirmations: the settlement arrives and the answer does not.
     pub confirm_faults: Arc<FaultPlan>,
     /// Faults of dead letters.
@@ -84,6 +86,7 @@ impl MemoryBroker {
             fatal_faults: Arc::default(),
             room_faults: Arc::default(),
             settle_faults: Arc::default(),
+            silence_faults: Arc::default(),
             confirm_faults: Arc::default(),
             dead_letter_faults: Arc::default(),
         }
@@ -257,6 +260,9 @@ impl Reader for MemoryReader {
 #[async_trait]
 impl Settler for MemoryBroker {
     async fn settle(&self, receipt: &Receipt, settlement: Settlement) -> Result<(), SettleError> {
+        if self.silence_faults.strikes() {
+            return std::future::pending().await;
+        }
         if self.settle_faults.strikes() {
             return Err(SettleError("injected".to_owned()));
         }

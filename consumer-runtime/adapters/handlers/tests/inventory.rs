@@ -70,7 +70,7 @@ fn refused(outcome: &Outcome) -> (Reason, &str) {
             FailureClass::Permanent(reason) => (reason, failure.error.as_str()),
             FailureClass::Retryable => panic!("{outcome:?}"),
         },
-        Outcome::Done | Outcome::Fenced => panic!("{outcome:?}"),
+        Outcome::Done | Outcome::NotNeeded | Outcome::Fenced => panic!("{outcome:?}"),
     }
 }
 

@@ -46,6 +46,22 @@ async fn a_drain_gives_up_at_its_deadline_and_says_so() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_drain_ends_at_its_deadline_also_when_the_broker_takes_nothing_back() {
+    let bench = Bench::jetstream();
+    *bench.handler.delay.lock().unwrap() = Duration::from_secs(1);
+    for id in 0..8 {
+        bench.publish(&id.to_string());
+    }
+    bench.broker.silence_faults.fail_next(1);
+    let short = Policy { drain_timeout: Duration::from_secs(3), ..policy() };
+
+    let drained = bench.run_until(short, |bench| bench.handler.attempts() == 4).await;
+
+    assert_eq!(drained, Drained::Cut { unsettled: 4 });
+    assert_eq!(bench.broker.silence_faults.failed(), 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn on_a_broker_that_keeps_nothing_retries_wait_here_and_a_drain_finishes_everything() {
     let bench = Bench::new(Redelivery::Never);
     bench.handler.script("heals", [Step::End(Outcome::retryable("busy"))]);

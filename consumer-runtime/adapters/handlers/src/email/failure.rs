@@ -141,7 +141,7 @@ mod tests {
     fn class(error: &SendError) -> (FailureClass, Effect) {
         match error.outcome() {
             Outcome::Failed(failure) => (failure.class, failure.effect),
-            Outcome::Done | Outcome::Fenced => unreachable!(),
+            Outcome::Done | Outcome::NotNeeded | Outcome::Fenced => unreachable!(),
         }
     }
 

@@ -96,7 +96,7 @@ impl Handler for EmailHandler {
             Ok(Some(message)) => message,
             Ok(None) => {
                 debug!(event_id = %event.id, "no e-mail is due, or no address is known");
-                return Outcome::Done;
+                return Outcome::NotNeeded;
             }
             Err(error) => return Outcome::permanent(Reason::InvalidData, error.to_string()),
         };

@@ -122,7 +122,7 @@ mod tests {
     /// The class of a failure; nothing for a success.
     fn class(policy: ResponsePolicy, status: u16, body: &str) -> Option<FailureClass> {
         match policy.outcome(&answer(status, body), SystemTime::UNIX_EPOCH) {
-            Outcome::Done | Outcome::Fenced => None,
+            Outcome::Done | Outcome::NotNeeded | Outcome::Fenced => None,
             Outcome::Failed(failure) => Some(failure.class),
         }
     }
@@ -132,7 +132,7 @@ mod tests {
         let now = httpdate::parse_http_date("Sun, 06 Nov 1994 08:49:00 GMT").unwrap();
         match ResponsePolicy::Knative.outcome(&answer, now) {
             Outcome::Failed(failure) => failure.retry_after.map(|delay| delay.as_secs()),
-            Outcome::Done | Outcome::Fenced => unreachable!("429 is no success"),
+            Outcome::Done | Outcome::NotNeeded | Outcome::Fenced => unreachable!("429 is no success"),
         }
     }
 

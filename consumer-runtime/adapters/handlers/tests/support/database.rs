@@ -99,7 +99,7 @@ pub(crate) async fn handle(shop: &Shop, handler: &dyn Handler, event: &Event) {
         let hold = Hold { key, claimed };
         let attempt = hold.claimed.record.attempts;
         match handler.call(event, &Context { attempt, hold: Some(&hold), trace: None }).await {
-            Outcome::Done | Outcome::Fenced => {}
+            Outcome::Done | Outcome::NotNeeded | Outcome::Fenced => {}
             Outcome::Failed(failure) => {
                 assert_eq!(failure.effect, Effect::None, "nothing is ever left open");
                 assert_eq!(failure.class, millrace_core::outcome::FailureClass::Retryable, "{failure:?}");

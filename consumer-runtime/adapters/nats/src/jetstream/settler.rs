@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use async_nats::Subject;
+use async_nats::{Subject, connection::State};
 use async_trait::async_trait;
 use bytes::Bytes;
 use millrace_core::{
@@ -31,7 +31,12 @@ impl JetStreamSettler {
         Self { connection, ack_wait, acks, pinned }
     }
 
+    /// Says a word that counts only before its deadline. Without a connection the client would keep it and say it when there is
+    /// one again, while somebody else may have the event.
     async fn publish(&self, reply: Subject, payload: Bytes) -> Result<(), SettleError> {
+        if self.connection.client.connection_state() != State::Connected {
+            return Err(SettleError("there is no connection".to_owned()));
+        }
         self.connection.client.publish(reply, payload).await.map_err(|error| SettleError(error.to_string()))
     }
 }
