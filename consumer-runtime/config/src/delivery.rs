@@ -23,15 +23,15 @@ pub struct Delivery {
     pub max_attempts: u32,
 
     /// Seconds after its publication from which an event is not tried any more, though it has attempts left: it is given
-    /// up with the reason `Expired`. Without it, age does not matter. Needs `broker.jetStream`: NATS core does not say
-    /// when an event was published. The clocks of server and pods are compared.
+    /// up with the reason `Expired`. Without it, age does not matter. Needs `broker.jetStream` or `broker.kafka`: NATS core
+    /// does not say when an event was published. The clocks of server and pods are compared.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "schema", schemars(range(min = 1, max = 31_536_000)))]
     pub max_age_seconds: Option<u32>,
 
     /// What becomes of an event that is given up. `DeadLetter` publishes it to `deadLetter`. `Pause` keeps it in its
     /// stream and takes nothing more until the pods are restarted, which gives it all its attempts again: `Stalled` says
-    /// which event and why; needs `broker.jetStream` and claims in a store other than `memory`. `Drop` settles it: a line in the log
+    /// which event and why; needs `broker.kafka`, or `broker.jetStream` and claims in a store other than `memory`. `Drop` settles it: a line in the log
     /// and `millrace_dropped_total` are all that is left of it.
     #[serde(default)]
     pub on_exhausted: OnExhausted,

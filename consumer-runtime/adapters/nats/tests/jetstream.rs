@@ -112,6 +112,29 @@ async fn take_one(replica: &mut Replica, patience: Duration) -> Option<Bytes> {
 }
 
 #[tokio::test]
+async fn what_came_while_nobody_took_events_is_not_handled_when_the_server_may_have_given_it_to_others() {
+    let server = NatsServer::jetstream().await;
+    let context = server.make_streams().await;
+    let options = JetStreamOptions { ack_wait: Duration::from_secs(1), ..options() };
+    let mut replica = replica_with(&server, &options).await;
+    // A pull is outstanding when the events come, and nobody reads for longer than the server waits for their acks.
+    assert_eq!(take_one(&mut replica, Duration::from_millis(50)).await, None);
+    context.publish("orders.placed", "{}".into()).await.unwrap().await.unwrap();
+    tokio::time::sleep(Duration::from_secs(4)).await;
+
+    let budget = Budget { messages: 10, bytes: 1_000_000 };
+    let batch = loop {
+        let batch = replica.reader.next_batch(budget).await.unwrap();
+        if !batch.is_empty() {
+            break batch;
+        }
+    };
+
+    let counts: Vec<u32> = batch.iter().map(|delivery| delivery.delivered_count).collect();
+    assert!(counts.iter().all(|count| *count > 1), "what lay there was left to whoever gets it next: {counts:?}");
+}
+
+#[tokio::test]
 async fn three_replicas_go_on_within_five_seconds_of_a_servers_crash() {
     let mut server = NatsServer::jetstream().await;
     server.make_streams().await;

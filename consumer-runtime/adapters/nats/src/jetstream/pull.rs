@@ -37,6 +37,7 @@ pub(crate) struct Pull {
 pub(crate) struct Pulls {
     outstanding: u32,
     silent_since: Monotonic,
+    asked_at: Monotonic,
     /// The next delivery is larger than what was asked for: it is asked for alone, without a limit.
     oversized: bool,
 }
@@ -84,7 +85,14 @@ impl Pulls {
         self.oversized = false;
         self.outstanding = self.outstanding.saturating_add(batch);
         self.silent_since = now;
+        self.asked_at = now;
         Some(Pull { batch, max_bytes, expires: EXPIRES, idle_heartbeat: HEARTBEAT, group: None, id: None })
+    }
+
+    /// When at the earliest a delivery came that was there before it was waited for: nothing comes after the last pull has
+    /// expired, and while nobody takes events nothing is asked for.
+    pub(crate) fn came_at(&self, now: Monotonic) -> Monotonic {
+        if now.since(self.asked_at) > EXPIRES { self.asked_at } else { now }
     }
 
     /// A delivery came.
@@ -181,6 +189,16 @@ mod tests {
         let second = pulls.next(Budget { messages: 100, bytes: 1_000 - held }, NOW).unwrap().max_bytes.unwrap();
 
         assert!(held + (first - came) + second <= 1_000, "{first} and {second}");
+    }
+
+    #[test]
+    fn what_lay_there_while_nobody_took_events_counts_from_the_last_pull() {
+        let mut pulls = Pulls::default();
+        pulls.next(room(100), NOW);
+
+        let (soon, late) = (NOW.after(EXPIRES), NOW.after(EXPIRES * 10));
+
+        assert_eq!((pulls.came_at(soon), pulls.came_at(late)), (soon, NOW));
     }
 
     #[test]

@@ -144,7 +144,12 @@ impl JetStreamReader {
     }
 
     /// What a message is: a delivery, or news about a pull.
-    fn read(&mut self, message: Message, now: Monotonic) -> Result<Option<Delivery>, ReadError> {
+    fn read(
+        &mut self,
+        message: Message,
+        now: Monotonic,
+        received_at: Monotonic,
+    ) -> Result<Option<Delivery>, ReadError> {
         // A status line in a message of a stream is its publisher's, and says nothing about a pull.
         let coordinates = message.reply.as_deref().and_then(Coordinates::parse);
         if let (Some(status), None) = (message.status, &coordinates) {
@@ -172,7 +177,7 @@ impl JetStreamReader {
                 return Ok(None);
             }
         }
-        Ok(Some(delivery(message, &coordinates, &self.stream, now)))
+        Ok(Some(delivery(message, &coordinates, &self.stream, received_at)))
     }
 }
 
@@ -184,32 +189,39 @@ impl Reader for JetStreamReader {
             if let Some(found) = self.found.pop_front() {
                 return Ok(vec![found]);
             }
+            let came_at = self.pulls.came_at(self.clock.monotonic());
             self.pull(budget).await?;
             let patience = self.pulls.patience(self.clock.monotonic());
             let Some(subscription) = &mut self.subscription else {
                 continue;
             };
             let generation = &mut self.durable.connection.generation;
-            let first = tokio::select! {
-                // What has come is used before anything is concluded from silence.
-                biased;
-                message = subscription.messages.next() => message,
-                Ok(()) = generation.changed() => {
-                    debug!("a new connection: asking again");
-                    self.pulls.forget();
-                    self.acks.send_again().await;
-                    self.look |= self.lookout.connected_again(self.clock.monotonic());
-                    continue;
-                }
-                () = tokio::time::sleep(patience) => {
-                    let message = "the broker has missed two heartbeats";
-                    warn!(message);
-                    self.health.fails(Part::Broker, Trouble::new(TroubleReason::Failing, message));
-                    // The server may still know the pull: without an inbox nothing comes of it.
-                    self.subscription = None;
-                    self.pulls.forget();
-                    self.check_durable = true;
-                    continue;
+            let there = subscription.messages.next().now_or_never();
+            let has_lain = there.is_some();
+            // What has come is used before anything is concluded from silence.
+            let first = if let Some(first) = there {
+                first
+            } else {
+                tokio::select! {
+                    biased;
+                    message = subscription.messages.next() => message,
+                    Ok(()) = generation.changed() => {
+                        debug!("a new connection: asking again");
+                        self.pulls.forget();
+                        self.acks.send_again().await;
+                        self.look |= self.lookout.connected_again(self.clock.monotonic());
+                        continue;
+                    }
+                    () = tokio::time::sleep(patience) => {
+                        let message = "the broker has missed two heartbeats";
+                        warn!(message);
+                        self.health.fails(Part::Broker, Trouble::new(TroubleReason::Failing, message));
+                        // The server may still know the pull: without an inbox nothing comes of it.
+                        self.subscription = None;
+                        self.pulls.forget();
+                        self.check_durable = true;
+                        continue;
+                    }
                 }
             };
             let Some(first) = first else {
@@ -218,11 +230,14 @@ impl Reader for JetStreamReader {
                 return Err(ReadError::ForNow("the subscription ended".to_owned()));
             };
             let (mut batch, now) = (Vec::new(), self.clock.monotonic());
+            let received_at = if has_lain { came_at } else { now };
+            // After that the server gives it to somebody else, or to us again.
+            let is_stale = now.since(received_at) >= self.durable.options.ack_wait;
             let mut next = Some(first);
             // No await from here on: what is taken off the subscription is returned.
             while let Some(message) = next {
-                match self.read(message, now) {
-                    Ok(delivery) => batch.extend(delivery),
+                match self.read(message, now, received_at) {
+                    Ok(delivery) => batch.extend(delivery.filter(|_| !is_stale)),
                     Err(error) if batch.is_empty() => return Err(error),
                     Err(_) => break,
                 }
@@ -250,7 +265,8 @@ impl Reader for JetStreamReader {
             let patience = self.pulls.patience(self.clock.monotonic());
             let subscription = self.subscription.as_mut()?;
             let message = tokio::time::timeout(patience, subscription.messages.next()).await.ok()??;
-            match self.read(message, self.clock.monotonic()) {
+            let now = self.clock.monotonic();
+            match self.read(message, now, now) {
                 Ok(Some(delivery)) => return Some(vec![delivery]),
                 Ok(None) => {}
                 Err(_) => break,
@@ -264,7 +280,7 @@ impl Reader for JetStreamReader {
 }
 
 /// A delivery, from a message with these coordinates.
-fn delivery(message: Message, coordinates: &Coordinates, stream: &Arc<str>, now: Monotonic) -> Delivery {
+fn delivery(message: Message, coordinates: &Coordinates, stream: &Arc<str>, received_at: Monotonic) -> Delivery {
     let headers = headers_from(message.headers.as_ref());
     Delivery {
         position: Position(coordinates.stream_sequence),
@@ -283,7 +299,7 @@ fn delivery(message: Message, coordinates: &Coordinates, stream: &Arc<str>, now:
         payload: payload_from(message.payload),
         key: None,
         published_at: Some(coordinates.published_at),
-        received_at: now,
+        received_at,
     }
 }
 
