@@ -226,7 +226,8 @@ pub struct PodMetadata {
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct PodSettings {
-    /// Resources of the one container. Default: requests of 25m CPU and 32Mi memory, a limit of 256Mi memory.
+    /// Resources of the one container. Default: requests of 25m CPU and 32Mi memory, a limit of 256Mi memory; a default
+    /// request is no more than the limit that you give, and a default limit no less than the request.
     pub resources: Resources,
     /// Labels that a node must have, at most 32.
     #[schemars(extend("maxProperties" = 32, "additionalProperties" = label_value(), "x-kubernetes-validations" = rules::label_keys()))]

@@ -20,9 +20,9 @@ const DEADLINE_SECONDS: i64 = 45;
 /// How often a pod is started anew. One of them tries for as long as it may.
 const RESTARTS_MAX: i32 = 2;
 
-/// The name of the Job.
+/// The name of the Job. With the longest name of a consumer it has 62 characters, of the 63 that a label of its pods may have.
 pub(crate) fn name(valid: &Valid) -> String {
-    format!("{}-delete-durable", valid.name)
+    format!("{}-del-durable", valid.name)
 }
 
 pub(crate) fn build(valid: &Valid, settings: &Settings) -> Job {

@@ -7,12 +7,11 @@ use k8s_openapi::{
         apps::v1::{Deployment, DeploymentSpec, DeploymentStrategy, RollingUpdateDeployment},
         core::v1::{
             Capabilities, ConfigMap, ConfigMapVolumeSource, Container, ContainerPort, EnvVar, HTTPGetAction,
-            PersistentVolumeClaimVolumeSource, PodSecurityContext, PodSpec, PodTemplateSpec, Probe,
-            ResourceRequirements, SeccompProfile, SecretVolumeSource, SecurityContext, Toleration, Volume, VolumeMount,
+            PersistentVolumeClaimVolumeSource, PodSecurityContext, PodSpec, PodTemplateSpec, Probe, SeccompProfile,
+            SecretVolumeSource, SecurityContext, Toleration, Volume, VolumeMount,
         },
     },
     apimachinery::pkg::{
-        api::resource::Quantity,
         apis::meta::v1::{LabelSelector, ObjectMeta},
         util::intstr::IntOrString,
     },
@@ -21,7 +20,7 @@ use millrace_config::{RunState, SecretRef};
 use sha2::{Digest, Sha256};
 
 use crate::{
-    build::{PORT, Settings, claims_volume, config_map, labels, metadata, selector},
+    build::{PORT, Settings, claims_volume, config_map, labels, metadata, resources, selector},
     validate::Valid,
 };
 
@@ -140,7 +139,7 @@ fn container(valid: &Valid, settings: &Settings) -> Container {
         liveness_probe: Some(probe("/livez", 10, 3)),
         // A part that does not work for a moment is no reason to be taken out.
         readiness_probe: Some(probe("/readyz", 2, 2)),
-        resources: Some(resources(valid)),
+        resources: Some(resources::build(&valid.template.spec.resources)),
         security_context: Some(SecurityContext {
             allow_privilege_escalation: Some(false),
             read_only_root_filesystem: Some(true),
@@ -169,21 +168,6 @@ fn environment(valid: &Valid, settings: &Settings) -> Option<Vec<EnvVar>> {
     let variable =
         |(name, value): (&str, String)| EnvVar { name: name.to_owned(), value: Some(value), value_from: None };
     (!variables.is_empty()).then(|| variables.into_iter().map(variable).collect())
-}
-
-fn resources(valid: &Valid) -> ResourceRequirements {
-    let wanted = &valid.template.spec.resources;
-    let quantities = |wanted: &BTreeMap<String, String>, defaults: &[(&str, &str)]| {
-        let mut all: BTreeMap<_, _> =
-            defaults.iter().map(|(name, quantity)| ((*name).to_owned(), Quantity((*quantity).to_owned()))).collect();
-        all.extend(wanted.iter().map(|(name, quantity)| (name.clone(), Quantity(quantity.clone()))));
-        Some(all)
-    };
-    ResourceRequirements {
-        requests: quantities(&wanted.requests, &[("cpu", "25m"), ("memory", "32Mi")]),
-        limits: quantities(&wanted.limits, &[("memory", "256Mi")]),
-        ..ResourceRequirements::default()
-    }
 }
 
 /// The Secrets of a consumer, with the folder that each is mounted at.

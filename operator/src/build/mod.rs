@@ -8,6 +8,7 @@ mod deployment;
 mod network_policy;
 mod pod_disruption_budget;
 pub(crate) mod replay;
+mod resources;
 mod service_account;
 
 use std::collections::BTreeMap;

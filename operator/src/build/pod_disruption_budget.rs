@@ -24,6 +24,8 @@ pub(super) fn build(valid: &Valid) -> Option<PodDisruptionBudget> {
         spec: Some(PodDisruptionBudgetSpec {
             // Never a minimum: with one replica that would block every drain of its node.
             max_unavailable: Some(IntOrString::Int(1)),
+            // A pod that takes no events is none to protect: else its node could not be drained before somebody mends it.
+            unhealthy_pod_eviction_policy: Some("AlwaysAllow".to_owned()),
             selector: Some(LabelSelector { match_labels: Some(selector(&valid.name)), ..LabelSelector::default() }),
             ..PodDisruptionBudgetSpec::default()
         }),
