@@ -44,10 +44,7 @@ pub async fn apply(
 ) -> Result<Deployment, Error> {
     let is_current = OnceCell::new_with(is_current.then_some(()));
     let (caches, writer) = (&context.caches, Writer { context, valid, is_current });
-    let (existing, cache) = (children.service_account.as_ref(), &caches.service_accounts);
-    writer.child("ServiceAccount", &desired.service_account, existing, cache).await?;
-    let (existing, cache) = (children.config_map.as_ref(), &caches.config_maps);
-    writer.child("ConfigMap", &desired.config_map, existing, cache).await?;
+    writer.what_pods_need(desired, children).await?;
     if let Some(volume) = &desired.claims_volume {
         let (existing, cache) = (children.claims_volume.as_ref(), &caches.claims_volumes);
         writer.child("PersistentVolumeClaim", volume, existing, cache).await?;
@@ -69,6 +66,16 @@ pub async fn deployment(context: &Context, valid: &Valid, desired: &Desired, chi
     Writer::new(context, valid).deployment(desired, children).await.map(drop)
 }
 
+/// Applies the children that a pod of the consumer cannot start without.
+pub async fn what_pods_need(
+    context: &Context,
+    valid: &Valid,
+    desired: &Desired,
+    children: &Children,
+) -> Result<(), Error> {
+    Writer::new(context, valid).what_pods_need(desired, children).await
+}
+
 /// Makes a Job that is not there yet.
 pub async fn job(context: &Context, valid: &Valid, job: &Job) -> Result<(), Error> {
     Writer::new(context, valid).apply("Job", job, None).await.map(drop)
@@ -85,6 +92,14 @@ struct Writer<'a> {
 impl<'a> Writer<'a> {
     fn new(context: &'a Context, valid: &'a Valid) -> Self {
         Self { context, valid, is_current: OnceCell::new() }
+    }
+
+    async fn what_pods_need(&self, desired: &Desired, children: &Children) -> Result<(), Error> {
+        let caches = &self.context.caches;
+        let (existing, cache) = (children.service_account.as_ref(), &caches.service_accounts);
+        self.child("ServiceAccount", &desired.service_account, existing, cache).await?;
+        let (existing, cache) = (children.config_map.as_ref(), &caches.config_maps);
+        self.child("ConfigMap", &desired.config_map, existing, cache).await
     }
 
     async fn deployment(&self, desired: &Desired, children: &Children) -> Result<Deployment, Error> {

@@ -12,7 +12,7 @@ use futures::{
 };
 use kube::ResourceExt as _;
 use millrace_config::RunState;
-use millrace_operator_api::{EventConsumer, ScalingMode};
+use millrace_operator_api::{EventConsumer, OnUnknownLag, ScalingMode};
 use tokio::{
     signal::unix::{SignalKind, signal},
     task::JoinSet,
@@ -282,6 +282,10 @@ fn scale(
         return Ok(None);
     }
     let mut scaling = valid.scaling.clone();
+    if valid.config.run_state == RunState::Paused {
+        // What is paused handles nothing, with however many pods.
+        scaling.on_unknown_lag = OnUnknownLag::Hold;
+    }
     if scaling.min_replicas == 0 && asked != Some(Ok(0)) {
         // There are no pods only while the broker itself says that nothing waits.
         scaling.min_replicas = 1;
@@ -293,10 +297,11 @@ fn scale(
     let pods = &pods.pods;
     let mut memory = context.memory.lock().unwrap_or_else(PoisonError::into_inner);
     let (pace, enough_for) = memory.look(&uid, pods, now);
-    // What is paused handles nothing, with however many pods.
     let working = valid.config.run_state == RunState::Running;
     let waiting = asked.and_then(Result::ok).map(|pending| Figures { pending: Some(pending), ..Figures::default() });
-    let figures = lag::add_up(pods.iter().map(|(_, report)| report.as_ref())).or(waiting).filter(|_| working);
+    // A pod that does not run yet, or no more, has no share of what waits.
+    let running = pods.iter().filter(|(pod, report)| report.is_some() || poll::can_be_asked(pod));
+    let figures = lag::add_up(running.map(|(_, report)| report.as_ref())).or(waiting).filter(|_| working);
     let decision = decide(&scaling, &Observed { current, figures, pace, enough_for });
     if decision.needs_all {
         memory.needed(&uid, now);

@@ -65,6 +65,7 @@ impl Error {
             Self::Api { source, .. } => match source.as_ref() {
                 kube::Error::Api(status) if status.code == 403 => "forbidden",
                 kube::Error::Api(status) if status.code == 409 => "conflict",
+                kube::Error::Api(status) if status.code == 422 => "refused",
                 kube::Error::Api(_) => "api",
                 _ => "transport",
             },
@@ -81,12 +82,9 @@ impl Error {
     /// Whether trying again can help without anybody changing anything.
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::Api { .. }
-            | Self::TimedOut(_)
-            | Self::Blind { .. }
-            | Self::Outdated
-            | Self::LeaseLost
-            | Self::Io(_) => true,
+            // What the API server finds wrong stays wrong.
+            Self::Api { .. } => self.category() != "refused",
+            Self::TimedOut(_) | Self::Blind { .. } | Self::Outdated | Self::LeaseLost | Self::Io(_) => true,
             Self::NotOurs { .. } | Self::Invalid(_) | Self::Election | Self::Json(_) | Self::Yaml(_) => false,
         }
     }

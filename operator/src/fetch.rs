@@ -69,6 +69,8 @@ pub fn pods(context: &Context, consumer: &Key) -> Result<Pods, Error> {
 /// Whether the consumer has pods now, by the API server's word: what cannot be undone does not rely on a watch.
 pub async fn has_pods(context: &Context, valid: &Valid) -> Result<bool, Error> {
     let pods: Api<Pod> = Api::namespaced(context.client.clone(), &valid.namespace);
-    let selected = ListParams::default().labels(&format!("{CONSUMER_LABEL}={}", valid.name)).limit(1);
+    let selected = ListParams::default().labels(&format!("{CONSUMER_LABEL}={}", valid.name));
+    // Those that have ended stay until somebody takes them away.
+    let selected = selected.fields("status.phase!=Failed,status.phase!=Succeeded").limit(1);
     Ok(!answered("list the pods", pods.list_metadata(&selected)).await?.items.is_empty())
 }

@@ -38,8 +38,7 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Adds the finalizer where it is to be, and takes it off where not.
 pub async fn keep_finalizer(context: &Context, object: &EventConsumer) -> Result<(), Error> {
-    let jet_stream = object.spec.broker.jet_stream.as_ref();
-    let wanted = jet_stream.is_some_and(|jet_stream| jet_stream.deletion_policy == DeletionPolicy::Delete);
+    let wanted = deletes_durable(object);
     if wanted != has_finalizer(object) {
         // Where the object has changed meanwhile, that change brings the next visit.
         set_finalizer(context, object, wanted).await?;
@@ -51,6 +50,11 @@ pub async fn keep_finalizer(context: &Context, object: &EventConsumer) -> Result
 pub async fn finalize(context: &Context, object: &EventConsumer) -> Result<Option<Duration>, Error> {
     if !has_finalizer(object) {
         return Ok(None);
+    }
+    if !deletes_durable(object) {
+        // The policy was changed back, the last time perhaps after the deletion had begun.
+        let gone = set_finalizer(context, object, false).await?;
+        return Ok((!gone).then_some(LOOK_INTERVAL));
     }
     let ends = ends(object);
     let step = match validate(object) {
@@ -94,11 +98,21 @@ async fn delete(context: &Context, object: &EventConsumer, valid: &Valid) -> Res
     if fetch::has_pods(context, valid).await? {
         return Ok(Step::Wait);
     }
+    // The garbage collector may have taken what the pod of the Job needs, where the deletion is a foreground one.
+    apply::what_pods_need(context, valid, &build(valid, &context.settings)?, &children).await?;
     let jobs: Api<Job> = Api::namespaced(context.client.clone(), &valid.namespace);
     let Some(job) = answered("get the Job", jobs.get_opt(&delete_durable::name(valid))).await? else {
         apply::job(context, valid, &delete_durable::build(valid, &context.settings)).await?;
         return Ok(Step::Wait);
     };
+    let of_consumer = job.owner_references().iter().find(|owner| owner.kind == EventConsumer::kind(&()));
+    let Some(owner) = of_consumer else {
+        return Err(Error::NotOurs { kind: "Job", name: job.name_any() });
+    };
+    if Some(&owner.uid) != object.metadata.uid.as_ref() {
+        // That of an earlier consumer of this name. It goes with it.
+        return Ok(Step::Wait);
+    }
     let has = |type_: &str| {
         let conditions = job.status.iter().flat_map(|status| status.conditions.iter().flatten());
         conditions.into_iter().any(|condition| condition.type_ == type_ && condition.status == "True")
@@ -110,6 +124,12 @@ async fn delete(context: &Context, object: &EventConsumer, valid: &Valid) -> Res
     } else {
         Step::Wait
     })
+}
+
+/// Whether its durable is to be deleted with it, by what it says now.
+fn deletes_durable(object: &EventConsumer) -> bool {
+    let jet_stream = object.spec.broker.jet_stream.as_ref();
+    jet_stream.is_some_and(|jet_stream| jet_stream.deletion_policy == DeletionPolicy::Delete)
 }
 
 fn has_finalizer(object: &EventConsumer) -> bool {

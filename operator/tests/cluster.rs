@@ -10,7 +10,7 @@ use std::time::Duration;
 use k8s_openapi::api::{
     apps::v1::Deployment,
     batch::v1::Job,
-    core::v1::{ConfigMap, Namespace},
+    core::v1::{ConfigMap, Namespace, ServiceAccount},
     events::v1::Event,
 };
 use kube::{
@@ -157,7 +157,7 @@ async fn an_object_whose_durable_is_to_go_stays_until_a_job_has_deleted_it_or_it
     let gone = || async { cluster.try_object("order-log").await.is_none().then_some(()) };
     let jobs: Api<Job> = Api::namespaced(cluster.client(), "shop");
     let ends_as = async |conditions: Value| {
-        let job = || async { jobs.get_opt("order-log-delete-durable").await.unwrap() };
+        let job = || async { jobs.get_opt("order-log-del-durable").await.unwrap() };
         let job = wait_for("the Job is made", PATIENCE, job).await;
         let now = "2026-01-01T00:00:00Z";
         let conditions = conditions.as_array().unwrap().iter().map(|type_| {
@@ -180,13 +180,30 @@ async fn an_object_whose_durable_is_to_go_stays_until_a_job_has_deleted_it_or_it
     let is_stopped = || async { (deployments.get("order-log").await.ok()?.spec.replicas == Some(0)).then_some(()) };
     wait_for("it is stopped", PATIENCE, is_stopped).await;
     assert!(jobs.list(&ListParams::default()).await.unwrap().items.is_empty());
+    // A foreground deletion takes the children first, and the pod of the Job needs this one.
+    let accounts: Api<ServiceAccount> = Api::namespaced(cluster.client(), "shop");
+    accounts.delete("order-log", &DeleteParams::default()).await.unwrap();
     pod.delete().await;
     let job = serde_json::to_value(ends_as(json!(["SuccessCriteriaMet", "Complete"])).await).unwrap();
     wait_for("it is gone", PATIENCE, gone).await;
+    assert!(accounts.get_opt("order-log").await.unwrap().is_some());
     let pod = &job["spec"]["template"]["spec"];
     assert_eq!(pod["containers"][0]["args"].as_array().unwrap().last().unwrap(), "delete-durable");
     assert_eq!(pod["containers"][0]["securityContext"]["readOnlyRootFilesystem"], true);
     assert_eq!(pod["automountServiceAccountToken"], false);
+
+    // Who thinks better of it keeps the durable.
+    cluster.collect_garbage().await;
+    make().await;
+    let pod = FakePod::start(cluster.client(), "shop", "order-log", report(0, 0, 0)).await;
+    cluster.delete("order-log").await;
+    wait_for("it is stopped", PATIENCE, is_stopped).await;
+    let mut kept = broker.clone();
+    kept["jetStream"]["deletionPolicy"] = json!("Retain");
+    cluster.apply("log", json!({"broker": kept})).await;
+    wait_for("it is gone", PATIENCE, gone).await;
+    assert!(jobs.get_opt("order-log-del-durable").await.unwrap().is_none());
+    pod.delete().await;
 
     // A Job that fails is told, and keeps nobody.
     cluster.collect_garbage().await;

@@ -246,8 +246,11 @@ async fn write_status(
         return Ok(new);
     }
     let api: Api<DeadLetterReplay> = Api::namespaced(context.client.clone(), &replay.namespace().unwrap_or_default());
-    let patch =
-        json!({"apiVersion": DeadLetterReplay::api_version(&()), "kind": DeadLetterReplay::kind(&()), "status": &new});
+    // Never that of an object of the same name that came after this one.
+    let patch = json!({
+        "apiVersion": DeadLetterReplay::api_version(&()), "kind": DeadLetterReplay::kind(&()),
+        "metadata": {"uid": replay.uid()}, "status": &new,
+    });
     answered("write the status", api.patch_status(&replay.name_any(), &applying(), &Patch::Apply(&patch))).await?;
     if let Some(event) = event(replay.status.as_ref(), &new)
         && let Err(error) = answered("write an Event", context.recorder.publish(&event, &replay.object_ref(&()))).await

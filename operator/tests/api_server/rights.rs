@@ -162,13 +162,13 @@ async fn live(cluster: &Cluster) {
     // It goes, and its durable with it.
     cluster.delete("order-log").await;
     let jobs: Api<Job> = Api::namespaced(cluster.client(), "shop");
-    wait_for("the Job", PATIENCE, || async { jobs.get_opt("order-log-delete-durable").await.unwrap() }).await;
+    wait_for("the Job", PATIENCE, || async { jobs.get_opt("order-log-del-durable").await.unwrap() }).await;
     let now = "2026-01-01T00:00:00Z";
     let conditions: Vec<_> = ["FailureTarget", "Failed"]
         .map(|type_| json!({"type": type_, "status": "True", "reason": "Test", "message": "m", "lastTransitionTime": now}))
         .to_vec();
     let patch = Patch::Merge(json!({"status": {"startTime": now, "conditions": conditions}}));
-    jobs.patch_status("order-log-delete-durable", &PatchParams::default(), &patch).await.unwrap();
+    jobs.patch_status("order-log-del-durable", &PatchParams::default(), &patch).await.unwrap();
     wait_for("it is gone", PATIENCE, || async { cluster.try_object("order-log").await.is_none().then_some(()) }).await;
 }
 
