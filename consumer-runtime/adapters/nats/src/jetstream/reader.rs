@@ -237,7 +237,9 @@ impl Reader for JetStreamReader {
             // No await from here on: what is taken off the subscription is returned.
             while let Some(message) = next {
                 match self.read(message, now, received_at) {
-                    Ok(delivery) => batch.extend(delivery.filter(|_| !is_stale)),
+                    // Where there is an order, what follows it must not come before it.
+                    Ok(Some(_)) if is_stale => self.start_again |= self.pinned.is_some(),
+                    Ok(delivery) => batch.extend(delivery),
                     Err(error) if batch.is_empty() => return Err(error),
                     Err(_) => break,
                 }
