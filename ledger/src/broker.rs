@@ -43,10 +43,10 @@ impl Kind {
         programs.join(name)
     }
 
-    /// Messages a second, by default. Nothing holds up who publishes to NATS core, so there it is half: what consumers on slow
+    /// Messages a second, by default. Nothing holds up who publishes to NATS core, so there it is a quarter: what consumers on slow
     /// cores cannot follow would be lost, or waits for longer than a drain may take, and shows nothing but that.
     pub fn rate(self) -> u32 {
-        if self == Self::Nats { 300 } else { 600 }
+        if self == Self::Nats { 150 } else { 600 }
     }
 }
 
