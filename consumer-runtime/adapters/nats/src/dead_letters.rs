@@ -63,7 +63,7 @@ impl DeadLetters for JetStreamDeadLetters {
             None if self.kept == Kept::UntilAcked => {
                 return Err(DeadLetterError(format!(
                     "it is too large for {subject:?}, and the stream of its event deletes what is acked, so the body cannot stay \
-                 there: raise max_payload of the server, or give the stream the retention `limits`; the event is put off until then"
+                     there: raise max_payload of the server, or give the stream the retention `limits`; the event is put off until then"
                 )));
             }
             None => by_reference(dead_letter),

@@ -26,6 +26,7 @@ use millrace_testkit::{
     clock::WallClock,
     contract::source::{self, SourceUnderTest},
     nats_server::{NatsServer, NatsServerOptions, header_map},
+    wait::until,
 };
 
 const PAUSES: Backoff =
@@ -117,10 +118,12 @@ async fn what_came_while_nobody_took_events_is_not_handled_when_the_server_may_h
     let context = server.make_streams().await;
     let options = JetStreamOptions { ack_wait: Duration::from_secs(1), ..options() };
     let mut replica = replica_with(&server, &options).await;
-    // A pull is outstanding when the events come, and nobody reads for longer than the server waits for their acks.
-    assert_eq!(take_one(&mut replica, Duration::from_millis(50)).await, None);
+    // A pull is outstanding when the event comes, and nobody reads before it has ended, by when the ack wait is over.
+    assert_eq!(take_one(&mut replica, Duration::from_millis(500)).await, None);
     context.publish("orders.placed", "{}".into()).await.unwrap().await.unwrap();
-    tokio::time::sleep(Duration::from_secs(4)).await;
+    let mut durable: jetstream::consumer::PullConsumer =
+        context.get_stream("ORDERS").await.unwrap().get_consumer("emails").await.unwrap();
+    until("the pull has ended", Duration::from_secs(10), async || durable.info().await.unwrap().num_waiting == 0).await;
 
     let budget = Budget { messages: 10, bytes: 1_000_000 };
     let batch = loop {
