@@ -281,8 +281,9 @@ fn scale(
     if valid.scaling.mode != ScalingMode::Lag || valid.config.run_state == RunState::Stopped {
         return Ok(None);
     }
+    let working = valid.config.run_state == RunState::Running;
     let mut scaling = valid.scaling.clone();
-    if valid.config.run_state == RunState::Paused {
+    if !working {
         // What is paused handles nothing, with however many pods.
         scaling.on_unknown_lag = OnUnknownLag::Hold;
     }
@@ -297,7 +298,6 @@ fn scale(
     let pods = &pods.pods;
     let mut memory = context.memory.lock().unwrap_or_else(PoisonError::into_inner);
     let (pace, enough_for) = memory.look(&uid, pods, now);
-    let working = valid.config.run_state == RunState::Running;
     let waiting = asked.and_then(Result::ok).map(|pending| Figures { pending: Some(pending), ..Figures::default() });
     // A pod that does not run yet, or no more, has no share of what waits.
     let running = pods.iter().filter(|(pod, report)| report.is_some() || poll::can_be_asked(pod));

@@ -24,6 +24,7 @@ use crate::{
     context::{Context, FIELD_MANAGER, answered},
     error::Error,
     fetch,
+    owner::{Owner, owner_of},
     validate::{Valid, validate},
 };
 
@@ -105,13 +106,10 @@ async fn delete(context: &Context, object: &EventConsumer, valid: &Valid) -> Res
         apply::job(context, valid, &delete_durable::build(valid, &context.settings)).await?;
         return Ok(Step::Wait);
     };
-    let of_consumer = job.owner_references().iter().find(|owner| owner.kind == EventConsumer::kind(&()));
-    let Some(owner) = of_consumer else {
-        return Err(Error::NotOurs { kind: "Job", name: job.name_any() });
-    };
-    if Some(&owner.uid) != object.metadata.uid.as_ref() {
-        // That of an earlier consumer of this name. It goes with it.
-        return Ok(Step::Wait);
+    match owner_of(&job, object) {
+        Owner::This => {}
+        Owner::Earlier => return Ok(Step::Wait),
+        Owner::SomebodyElse => return Err(Error::NotOurs { kind: "Job", name: job.name_any() }),
     }
     let has = |type_: &str| {
         let conditions = job.status.iter().flat_map(|status| status.conditions.iter().flatten());

@@ -18,6 +18,7 @@ pub mod key;
 pub mod known;
 pub mod lag;
 pub mod lease;
+mod owner;
 pub mod pace;
 pub mod packed;
 pub mod poll;

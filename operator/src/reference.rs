@@ -31,11 +31,10 @@ pub fn reference(definition: &CustomResourceDefinition) -> Result<String, Error>
     }
     let refused = "Beside what the types and limits above refuse:";
     lines.extend(["", "## What is refused", "", refused, ""].map(str::to_owned));
-    let mut refusals: Vec<String> = refusals(schema).iter().map(|message| format!("- {message}")).collect();
     // Several fields may have the same rule.
     let mut listed = BTreeSet::new();
-    refusals.retain(|refusal| listed.insert(refusal.clone()));
-    lines.extend(refusals);
+    let refusals = refusals(schema).into_iter().filter(|message| listed.insert(*message));
+    lines.extend(refusals.map(|message| format!("- {message}")));
     Ok(lines.join("\n") + "\n")
 }
 

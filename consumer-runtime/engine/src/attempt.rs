@@ -82,7 +82,8 @@ pub(crate) async fn attempt(
     worker.now = shared.clock.monotonic();
     worker.attempts.push(worker.now.since(started));
     if let Some((traced, started)) = Traced::new(trace, event).zip(started_at) {
-        let error = Some(outcome.error()).filter(|error| !error.is_empty()).map(str::to_owned);
+        let is_failure = !matches!(outcome, Outcome::Done | Outcome::NotNeeded);
+        let error = is_failure.then(|| outcome.error().to_owned());
         shared.tell(&traced, Operation::Process, delivery, Ended { attempt: number, started, error });
     }
     outcome

@@ -93,6 +93,7 @@ pub(crate) fn network_policy() -> Value {
     }])
 }
 
+/// What Kubernetes takes as the key of a label or annotation, and as the name of a resource.
 pub(crate) fn label_keys() -> Value {
     json!([{
         "rule": "self.all(key, key.matches('^([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$'))",

@@ -284,7 +284,6 @@ fn label_value() -> Value {
     json!({"type": "string", "maxLength": 63, "pattern": "^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$"})
 }
 
-/// What Kubernetes takes as the key of a label or annotation, and as the name of a resource.
 fn quantity() -> Value {
     json!({"type": "string", "minLength": 1, "maxLength": 32, "pattern": "^[0-9]+([.][0-9]+)?(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?$"})
 }

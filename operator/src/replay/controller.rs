@@ -29,6 +29,7 @@ use crate::{
     caches::scoped,
     context::{Context, FIELD_MANAGER, answered, applying},
     error::Error,
+    owner::{Owner, owner_of},
     replay::{
         status::{Seen, event, has_ended, status},
         validate::{Valid, validate},
@@ -127,25 +128,17 @@ async fn reconcile_one(replay: &DeadLetterReplay, context: &Context) -> Result<A
 async fn carry_out(replay: &DeadLetterReplay, context: &Context) -> Result<Action, Error> {
     let jobs: Api<Job> = Api::namespaced(context.client.clone(), &replay.namespace().unwrap_or_default());
     let name = job_name(&replay.name_any());
-    match answered("get the Job", jobs.get_opt(&name)).await? {
-        None => Box::pin(start(replay, context, &jobs)).await,
-        Some(job) if belongs_to(&job, replay) => follow(replay, context, &job).await,
-        Some(job) if is_left_over(&job, replay) => {
+    let Some(job) = answered("get the Job", jobs.get_opt(&name)).await? else {
+        return Box::pin(start(replay, context, &jobs)).await;
+    };
+    match owner_of(&job, replay) {
+        Owner::This => follow(replay, context, &job).await,
+        Owner::Earlier => {
             let message = format!("the Job {name:?} of an earlier DeadLetterReplay of this name is being deleted");
             wait(replay, context, Seen::NotStarted { is_stalled: false, reason: "EarlierJob", message }).await
         }
-        Some(_) => Err(Error::NotOurs { kind: "Job", name }),
+        Owner::SomebodyElse => Err(Error::NotOurs { kind: "Job", name }),
     }
-}
-
-fn belongs_to(job: &Job, replay: &DeadLetterReplay) -> bool {
-    job.owner_references().iter().any(|owner| Some(&owner.uid) == replay.metadata.uid.as_ref())
-}
-
-/// Whether it was made for an earlier replay of the same name.
-fn is_left_over(job: &Job, replay: &DeadLetterReplay) -> bool {
-    let kind = DeadLetterReplay::kind(&());
-    job.owner_references().iter().any(|owner| owner.kind == kind && owner.name == replay.name_any())
 }
 
 /// Makes the Job, where everything is there for it.
